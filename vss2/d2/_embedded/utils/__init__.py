@@ -1,0 +1,1 @@
+"""Embedded `detectron2.utils`: import the submodules."""
