@@ -1,0 +1,7 @@
+"""SegFormer B5 on single frames of VSPW, with the data and optimizer recipe of CFFM."""
+
+from .segformer_mit_b0_vspw import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.size = "b5"
+train.output_dir = "./output/segformer_mit_b5_vspw"
+train.init_checkpoint = "mit_b5.pth"
