@@ -1,0 +1,6 @@
+"""Image backbones: each maps images to a dict of feature maps by name."""
+
+from .mit import MixTransformer
+from .timm import TimmBackbone
+
+__all__ = ["MixTransformer", "TimmBackbone"]

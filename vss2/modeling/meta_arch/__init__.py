@@ -1,0 +1,5 @@
+"""Base classes of the methods."""
+
+from .video_segmentor import VideoSegmentor
+
+__all__ = ["VideoSegmentor"]

@@ -1,0 +1,44 @@
+"""Labels at full size without a map of scores at full size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .losses import resize_scores
+
+# Classes resized together: wide enough for vector instructions over channels, small enough that
+# a chunk of a 480p frame stays below the size from which allocators return memory at once.
+CLASS_CHUNK = 16
+
+
+def resized_labels(scores: torch.Tensor, *sizes: Sequence[int]) -> torch.Tensor:
+    """The best class of every pixel after bilinear resizes to each of `sizes` in turn.
+
+    Equals `resize_scores(...).argmax(0)`, the lowest class among equals: classes are resized in
+    chunks and only the best score and its class so far are kept.
+
+    Args:
+        scores: float [1, K, h, w], K at most 256.
+        sizes: (H, W); the last one is the answer's.
+
+    Returns:
+        uint8 [H, W].
+    """
+    best = labels = None
+    for first in range(0, scores.shape[1], CLASS_CHUNK):
+        part = scores[:, first : first + CLASS_CHUNK].float()
+        # Interpolation works on all channels of a pixel at once where they lie side by side.
+        part = part.contiguous(memory_format=torch.channels_last)
+        for size in sizes:
+            part = resize_scores(part, size)
+        value, index = part[0].max(dim=0)
+        index = index.to(torch.uint8) + first
+        if best is None or labels is None:
+            best, labels = value, index
+        else:
+            labels = torch.where(value > best, index, labels)
+            best = torch.maximum(best, value)
+    assert labels is not None
+    return labels
