@@ -1,0 +1,1 @@
+"""Data: data sets on disk, clip sampling, augmentation, mappers and loaders."""
