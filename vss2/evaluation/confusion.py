@@ -1,0 +1,172 @@
+"""Frame metrics of video semantic segmentation from one joint histogram of labels and predictions.
+
+Two published forms are computed from the same counts. The table form (mIoU, mAcc, aAcc, mDice) is
+what the training repositories of CFFM (CVPR 2022) and MRCFA (ECCV 2022) print as their result; the
+confusion-matrix form (mIoU_e, mAcc_e, aAcc_e, fwIoU) is that of the VSPW baseline (CVPR 2021).
+The two mIoU differ by classes that are predicted but never present, and by undefined label ids.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vss2.data.labels import IGNORE_LABEL
+from vss2.errors import InputError
+
+NUM_IDS = 256
+FRAME_METRICS = ("mIoU", "mAcc", "aAcc", "mDice", "mIoU_e", "mAcc_e", "aAcc_e", "fwIoU")
+
+
+def to_id_map(values: Any, what: str) -> np.ndarray:
+    """`values` as a contiguous uint8 map of ids.
+
+    Args:
+        values: (H, W) integer numpy array or torch tensor with values 0..255.
+        what: how an error names the map, e.g. "label of video 'a', frame 3".
+
+    Raises:
+        InputError: not two-dimensional, empty, not of an integer type, or outside 0..255.
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    ids = np.asarray(values)
+    if ids.ndim != 2 or ids.size == 0:
+        raise InputError(f"The {what} must be a map (H, W) of ids, got shape {ids.shape}.")
+    if ids.dtype != np.uint8:
+        if ids.dtype.kind not in "iu":
+            raise InputError(f"The {what} must hold integer ids, got dtype {ids.dtype}.")
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= NUM_IDS:
+            wrong = low if low < 0 else high
+            raise InputError(f"The {what} holds id {wrong}; ids of 0..255 were expected.")
+        ids = ids.astype(np.uint8)
+    return np.ascontiguousarray(ids)
+
+
+class JointHistogram:
+    """Pixel counts by (label id, predicted id), added up over frames.
+
+    Both maps are flat over large areas: runs of equal pixels are far fewer than pixels. The runs
+    of some frames are collected before they are counted, since each counting costs a pass over
+    all 65,536 pairs.
+    """
+
+    _frames_at_once = 8
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(NUM_IDS * NUM_IDS, np.int64)
+        self._pairs: list[np.ndarray] = []
+        self._lengths: list[np.ndarray] = []
+
+    def add(self, labels: np.ndarray, predictions: np.ndarray) -> None:
+        """Count one frame: uint8 maps of one size."""
+        label, prediction = labels.ravel(), predictions.ravel()
+        change = label[1:] != label[:-1]
+        change |= prediction[1:] != prediction[:-1]
+        ends = np.flatnonzero(change)
+        if 4 * ends.size > label.size:
+            pair = label.astype(np.uint16) << 8 | prediction
+            self._counts += np.bincount(pair, minlength=self._counts.size)
+            return
+        ends = np.append(ends, label.size - 1)
+        self._pairs.append(label[ends].astype(np.uint16) << 8 | prediction[ends])
+        self._lengths.append(np.diff(ends, prepend=-1))
+        if len(self._pairs) == self._frames_at_once:
+            self._count()
+
+    def _count(self) -> None:
+        if not self._pairs:
+            return
+        pairs, lengths = np.concatenate(self._pairs), np.concatenate(self._lengths)
+        self._pairs, self._lengths = [], []
+        # Exact in float64: sums of integers far below 2**53.
+        self._counts += np.bincount(pairs, lengths, minlength=self._counts.size).astype(np.int64)
+
+    def counts(self) -> np.ndarray:
+        """int64 (256, 256), [label id, predicted id]."""
+        self._count()
+        return self._counts.reshape(NUM_IDS, NUM_IDS).copy()
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Element-wise quotient in float64, nan where the denominator is 0."""
+    out = np.full(np.shape(numerator), np.nan)
+    np.divide(numerator, denominator, out=out, where=np.asarray(denominator) > 0)
+    return out
+
+
+def _nanmean(values: np.ndarray) -> float:
+    """Mean of what is not nan; nan when nothing is left."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def class_scores(counts: np.ndarray, num_classes: int) -> dict[str, np.ndarray]:
+    """Per-class table scores.
+
+    Args:
+        counts: int64 (256, num_classes), pixels by label id (after reduction) and predicted id.
+
+    Returns:
+        "IoU", "Acc", "Dice": float64 (num_classes,), nan where a class has no pixels to divide by;
+        "intersect", "area_label": int64 (num_classes,).
+
+    As published, the class histogram's last bin is closed: label `num_classes` counts as the area
+    of class `num_classes - 1`. Labels beyond that are in no class's area, yet their pixels enlarge
+    the union of the class predicted there. Only 255 is left out altogether.
+    """
+    intersect = np.diagonal(counts[:num_classes]).copy()
+    area_label = counts[:num_classes].sum(axis=1)
+    if num_classes < IGNORE_LABEL:
+        area_label[num_classes - 1] += counts[num_classes].sum()
+    area_prediction = counts[:IGNORE_LABEL].sum(axis=0)
+    area_sum = area_prediction + area_label
+    return {
+        "IoU": _ratio(intersect, area_sum - intersect),
+        "Acc": _ratio(intersect, area_label),
+        "Dice": _ratio(2 * intersect, area_sum),
+        "intersect": intersect,
+        "area_label": area_label,
+    }
+
+
+def table_scores(counts: np.ndarray, num_classes: int) -> dict[str, float]:
+    """mIoU, mAcc, aAcc and mDice (fractions) in the published table form; see `class_scores`.
+
+    A class that is never present but predicted somewhere has IoU 0 and counts in mIoU; a class
+    absent from both is left out.
+    """
+    per_class = class_scores(counts, num_classes)
+    return {
+        "mIoU": _nanmean(per_class["IoU"]),
+        "mAcc": _nanmean(per_class["Acc"]),
+        "aAcc": float(_ratio(per_class["intersect"].sum(), per_class["area_label"].sum())),
+        "mDice": _nanmean(per_class["Dice"]),
+    }
+
+
+def matrix_scores(counts: np.ndarray, num_classes: int) -> dict[str, float]:
+    """mIoU_e, mAcc_e, aAcc_e and fwIoU (fractions) in the published confusion-matrix form.
+
+    Labels outside 0..num_classes-1 are left out; classes without ground truth are left out of
+    mIoU_e even when predicted. fwIoU (the papers' weighted IoU) weighs IoU by label frequency and
+    is 0, not nan, without any valid pixel, as the published sum over no classes is.
+    """
+    matrix = counts[:num_classes]
+    hit, label, prediction = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    iou = _ratio(hit, label + prediction - hit)
+    present = label > 0
+    total = label.sum()
+    return {
+        "mIoU_e": _nanmean(iou[present]),
+        "mAcc_e": _nanmean(_ratio(hit, label)),
+        "aAcc_e": float(_ratio(hit.sum(), total)),
+        "fwIoU": float((label[present] / max(total, 1) * iou[present]).sum()),
+    }
+
+
+def frame_scores(counts: np.ndarray, num_classes: int) -> dict[str, float]:
+    """All `FRAME_METRICS` (fractions) of int64 counts (256, num_classes)."""
+    return {**table_scores(counts, num_classes), **matrix_scores(counts, num_classes)}
