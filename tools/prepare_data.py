@@ -1,0 +1,13 @@
+"""Make data sets: `python tools/prepare_data.py toy`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("vss2") is None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vss2.cli.prepare_data import main
+
+if __name__ == "__main__":
+    sys.exit(main())
