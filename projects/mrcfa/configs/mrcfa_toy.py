@@ -1,0 +1,25 @@
+"""MRCFA B0 from scratch on the toy world: minutes on two CPU cores."""
+
+from vss2.config import get_config
+from vss2.d2.config import LazyCall as L
+from vss2.solver import PolyWarmup
+
+from .mrcfa_mit_b0_vspw import model, optimizer, train
+
+dataloader = get_config("common/data/toy.py").dataloader
+dataloader.train.mapper.clip_sampler.offsets = "${model.window}"
+# Two clips of four frames: as many labelled frames a step as the SegFormer of the toy world has.
+dataloader.train.total_batch_size = 2
+
+model.num_classes = 12
+# From scratch, backbone and head learn at one rate.
+optimizer.lr = 1e-3
+optimizer.params.multipliers.head.lr_mult = 1.0
+lr_multiplier = L(PolyWarmup)(max_iter=600, power=1.0, warmup_iters=50, warmup_ratio=1e-6)
+
+train.output_dir = "./output/mrcfa_toy"
+train.init_checkpoint = ""
+train.max_iter = 600
+train.seed = 0
+train.eval_period = 300
+train.checkpointer.period = 200
