@@ -34,11 +34,13 @@ Without --config-file wrappers and prefixes are taken off and names stay. With i
 those of the config's model, and every tensor of the model must be there (--partial: not all).
 --to published needs a model that can write its published layout.
 
-examples:
-  vss2 convert --input published.pth --output weights.safetensors
-  vss2 convert --config-file segformer/segformer_mit_b1_vspw --input published.pth --output b1.pth
-  vss2 convert --config-file segformer/segformer_mit_b1_vspw --to published \\
-      --input output/model_final.pth --output segformer_b1.pth --report keys.json
+examples, with the weights of `vss2 train --config-file segformer/segformer_toy
+train.output_dir=output/toy`:
+  vss2 convert --input output/toy/model_final.pth --output output/toy/weights.safetensors
+  vss2 convert --config-file segformer/segformer_toy --to published --report output/toy/keys.json \\
+      --input output/toy/weights.safetensors --output output/toy/published.pth
+  vss2 convert --config-file segformer/segformer_toy \\
+      --input output/toy/published.pth --output output/toy/back.pth
 """
 
 

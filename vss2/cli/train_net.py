@@ -31,7 +31,8 @@ examples:
   vss2 train --config-file segformer/segformer_toy train.output_dir=output/toy
   vss2 train --config-file segformer/segformer_toy train.output_dir=output/toy --resume
   vss2 train --config-file segformer/segformer_toy train.output_dir=output/toy --resume --eval-only
-  vss2 train --config-file segformer/segformer_mit_b1_vspw --num-gpus 4 optimizer.lr=3e-5
+  vss2 train --config-file segformer/segformer_toy --num-gpus 2 train.max_iter=20 \\
+      train.output_dir=output/toy_two_processes
 
 several processes: --num-gpus starts them; or start them with torchrun, which also starts them
 again after a failure (the run then resumes by itself), or with srun and --launcher slurm:
