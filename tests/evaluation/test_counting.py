@@ -5,41 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vss2.evaluation.confusion import JointHistogram
 from vss2.evaluation.consistency import VideoConsistency, _count
-
-
-def obvious_histogram(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    counts = np.zeros((256, 256), np.int64)
-    np.add.at(counts, (labels.ravel(), predictions.ravel()), 1)
-    return counts
-
-
-@pytest.mark.parametrize("block", [1, 2, 16])
-@pytest.mark.parametrize("size", [(1, 1), (1, 37), (33, 47)])
-def test_histogram_of_noise_and_of_flat_areas(block: int, size: tuple[int, int]) -> None:
-    rng = np.random.default_rng(block)
-    maps = rng.integers(0, 256, (2, *size), np.uint8)
-    labels, predictions = maps.repeat(block, 1).repeat(block, 2)[:, : size[0], : size[1]]
-    histogram = JointHistogram()
-    histogram.add(labels, predictions)
-    counts = histogram.counts()
-    assert counts.dtype == np.int64
-    assert np.array_equal(counts, obvious_histogram(labels, predictions))
-
-
-@pytest.mark.parametrize("frames", [1, 7, 8, 9, 20])
-def test_histogram_adds_up_frames_and_can_be_read_on_the_way(frames: int) -> None:
-    rng = np.random.default_rng(frames)
-    histogram, expected = JointHistogram(), np.zeros((256, 256), np.int64)
-    for t in range(frames):
-        block = 1 if t % 3 == 1 else 8
-        maps = rng.integers(0, 256, (2, 5, 6), np.uint8).repeat(block, 1).repeat(block, 2)
-        histogram.add(*maps)
-        expected += obvious_histogram(*maps)
-        if t == 4:
-            assert np.array_equal(histogram.counts(), expected)
-    assert np.array_equal(histogram.counts(), expected)
 
 
 @pytest.mark.parametrize("lengths", [(8, 16), (1, 2, 3), (5,), (7, 12, 31)])

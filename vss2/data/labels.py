@@ -110,7 +110,7 @@ def reduce_labels(raw: np.ndarray) -> np.ndarray:
     """
     # Arithmetic modulo 256; a table takes ten times as long.
     reduced = np.subtract(_as_uint8(raw), 1, dtype=np.uint8)
-    reduced += reduced == 254
+    reduced += (reduced == 254).view(np.uint8)
     return reduced
 
 

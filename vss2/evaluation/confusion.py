@@ -14,8 +14,8 @@ import numpy as np
 
 from vss2.data.labels import IGNORE_LABEL
 from vss2.errors import InputError
+from vss2.layers.label_maps import NUM_IDS
 
-NUM_IDS = 256
 FRAME_METRICS = ("mIoU", "mAcc", "aAcc", "mDice", "mIoU_e", "mAcc_e", "aAcc_e", "fwIoU")
 
 
@@ -43,51 +43,6 @@ def to_id_map(values: Any, what: str) -> np.ndarray:
             raise InputError(f"The {what} holds id {wrong}; ids of 0..255 were expected.")
         ids = ids.astype(np.uint8)
     return np.ascontiguousarray(ids)
-
-
-class JointHistogram:
-    """Pixel counts by (label id, predicted id), added up over frames.
-
-    Both maps are flat over large areas: runs of equal pixels are far fewer than pixels. The runs
-    of some frames are collected before they are counted, since each counting costs a pass over
-    all 65,536 pairs.
-    """
-
-    _frames_at_once = 8
-
-    def __init__(self) -> None:
-        self._counts = np.zeros(NUM_IDS * NUM_IDS, np.int64)
-        self._pairs: list[np.ndarray] = []
-        self._lengths: list[np.ndarray] = []
-
-    def add(self, labels: np.ndarray, predictions: np.ndarray) -> None:
-        """Count one frame: uint8 maps of one size."""
-        label, prediction = labels.ravel(), predictions.ravel()
-        change = label[1:] != label[:-1]
-        change |= prediction[1:] != prediction[:-1]
-        ends = np.flatnonzero(change)
-        if 4 * ends.size > label.size:
-            pair = label.astype(np.uint16) << 8 | prediction
-            self._counts += np.bincount(pair, minlength=self._counts.size)
-            return
-        ends = np.append(ends, label.size - 1)
-        self._pairs.append(label[ends].astype(np.uint16) << 8 | prediction[ends])
-        self._lengths.append(np.diff(ends, prepend=-1))
-        if len(self._pairs) == self._frames_at_once:
-            self._count()
-
-    def _count(self) -> None:
-        if not self._pairs:
-            return
-        pairs, lengths = np.concatenate(self._pairs), np.concatenate(self._lengths)
-        self._pairs, self._lengths = [], []
-        # Exact in float64: sums of integers far below 2**53.
-        self._counts += np.bincount(pairs, lengths, minlength=self._counts.size).astype(np.int64)
-
-    def counts(self) -> np.ndarray:
-        """int64 (256, 256), [label id, predicted id]."""
-        self._count()
-        return self._counts.reshape(NUM_IDS, NUM_IDS).copy()
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

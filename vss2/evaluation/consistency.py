@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vss2.layers.label_maps import equal_bits
+
 
 class WindowCounts(NamedTuple):
     """Windows of one length in order of their end, int64 (windows, 2) each: [kept, of]."""
@@ -95,14 +97,14 @@ class VideoConsistency:
 
     def update(self, label: np.ndarray, prediction: np.ndarray) -> None:
         """Take the next frame: uint8 (H, W) maps of the size of the frames before."""
-        self._correct_streak.push(np.packbits(label == prediction))
+        self._correct_streak.push(equal_bits(label, prediction))
         if self.num_frames:
-            self._label.push(np.packbits(label == self._last_label))
-            self._prediction.push(np.packbits(prediction == self._last_prediction))
+            self._label.push(equal_bits(label, self._last_label))
+            self._prediction.push(equal_bits(prediction, self._last_prediction))
         self._last_label, self._last_prediction = label, prediction
         self.num_frames += 1
         if self.num_frames >= min(self.lengths):
-            self._count_windows(np.packbits(label < self.num_classes))
+            self._count_windows(np.packbits(label < self.num_classes, bitorder="little"))
 
     def _count_windows(self, valid: np.ndarray) -> None:
         """Add the window that ends at the current frame, for each length that fits."""
@@ -112,7 +114,7 @@ class VideoConsistency:
         views = maps[..., : len(valid)]
         for n, (steady, fixed, right, possible) in zip(lengths, views, strict=True):
             if n == 1:
-                fixed[:] = steady[:] = np.packbits(np.ones(self.size, bool))
+                fixed[:] = steady[:] = np.packbits(np.ones(self.size, bool), bitorder="little")
             else:
                 fixed[:] = self._label.last(n - 1)
                 np.bitwise_and(fixed, self._prediction.last(n - 1), out=steady)

@@ -11,14 +11,9 @@ import numpy as np
 
 from vss2.data.labels import IGNORE_LABEL, reduce_labels
 from vss2.errors import InputError
-from vss2.evaluation.confusion import (
-    NUM_IDS,
-    JointHistogram,
-    class_scores,
-    frame_scores,
-    to_id_map,
-)
+from vss2.evaluation.confusion import class_scores, frame_scores, to_id_map
 from vss2.evaluation.consistency import VideoConsistency, window_ratios
+from vss2.layers.label_maps import NUM_IDS, add_joint_histogram
 
 WINDOW_LENGTHS = (8, 16)
 
@@ -29,7 +24,7 @@ class _OpenVideo:
 
     consistency: VideoConsistency
     next_index: int = 0
-    histogram: JointHistogram = field(default_factory=JointHistogram)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros((NUM_IDS, NUM_IDS), np.int64))
 
 
 class VSSAccumulator:
@@ -123,7 +118,7 @@ class VSSAccumulator:
                 f"The prediction of {where} holds id {highest}; "
                 f"predictions are class ids 0..{self.num_classes - 1}."
             )
-        video.histogram.add(truth, guess)
+        add_joint_histogram(truth, guess, video.counts)
         video.consistency.update(truth, guess.copy())
 
     def skip(self, video_id: str, frame_index: int | None = None) -> None:
@@ -170,7 +165,7 @@ class VSSAccumulator:
         del self._open[video_id]
         if video.consistency.num_frames == 0:
             return
-        counts = video.histogram.counts()[:, : self.num_classes]
+        counts = video.counts[:, : self.num_classes]
         self._counts += counts
         record: dict[str, Any] = {
             "frames": video.consistency.num_frames,
