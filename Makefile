@@ -45,7 +45,7 @@ quickstart: install
 	@echo "Contact sheet:   $(OUT)/prediction/contact_sheet.png"
 
 test: install lint
-	$(PY) -m pytest -n 2 --dist loadfile -m "not soak"
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(VENV)/bin/ruff check .
