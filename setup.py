@@ -1,9 +1,11 @@
 """Metadata and the package mapping: `projects/<name>` installs as `vss2.projects.<name>`."""
 
+import importlib.util
+import os
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "vss2/__init__.py").read_text())[1]
@@ -20,7 +22,26 @@ def project_packages() -> dict[str, str]:
     return packages
 
 
+def build_extensions() -> None:
+    """Compile the C++ and CUDA sources into `vss2/layers/csrc/build`; without importing vss2."""
+    file = ROOT / "vss2/layers/extension.py"
+    spec = importlib.util.spec_from_file_location("vss2_extension", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.build_ahead()
+
+
+class CompiledDistribution(Distribution):
+    """A wheel that holds compiled libraries fits one platform only."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
 PROJECTS = project_packages()
+COMPILED = os.environ.get("VSS2_BUILD_EXT") == "1"
+if COMPILED:
+    build_extensions()
 
 setup(
     name="vss2",
@@ -32,7 +53,13 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["vss2", "vss2.*"]), "vss2.configs", *PROJECTS],
     package_dir={"vss2.configs": "configs", **PROJECTS},
+    distclass=CompiledDistribution if COMPILED else Distribution,
     package_data={
+        "vss2.layers": [
+            "csrc/*.cpp",
+            "csrc/*.cu",
+            *(["csrc/build/*.so"] if COMPILED else []),
+        ],
         "vss2.configs": ["**/*.py"],
         **{name: ["configs/**/*.py"] for name in PROJECTS if name.count(".") == 2},
     },
@@ -67,7 +94,9 @@ setup(
             "mypy>=1.10",
             "types-PyYAML",
             "types-tabulate",
-        ]
+        ],
+        # An independent implementation of Mask2Former to compare with.
+        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "transformers>=5.0"],
     },
     entry_points={
         "console_scripts": ["vss2=vss2.cli.main:main"],

@@ -6,9 +6,10 @@ upgrade of PyTorch. Callers pass `tensor.data_ptr()` of contiguous tensors and r
 with `torch.library` in Python.
 
 A library is looked for under its key (sources, flags, processor) in `csrc/build/` of this package,
-where `VSS2_BUILD_EXT=1 pip install .` puts it, and then in the cache folder: `VSS2_EXTENSIONS`, or
-`vss2/extensions` in `XDG_CACHE_HOME`, or in `~/.cache`. If it is in neither, it is compiled into
-the cache folder. This module imports the standard library only, so that `setup.py` can use it.
+where `VSS2_BUILD_EXT=1 pip install -e .` puts it, and then in the cache folder, which is
+`VSS2_EXTENSIONS`, or `vss2/extensions` in `XDG_CACHE_HOME` or in `~/.cache`. If it is in neither,
+it is compiled into the cache folder. This module imports the standard library only, so that
+`setup.py` can use it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -107,6 +109,25 @@ def built_library(
     except OSError as error:
         raise BuildError(f"the folder {folder} cannot be written ({error})") from error
     return folder / file
+
+
+def build_ahead() -> list[Path]:
+    """Compile every `csrc/*.cpp` and, where there is nvcc, every `csrc/*.cu` into `csrc/build/`.
+
+    Each source makes the library of its name. The environment variable TORCH_CUDA_ARCH_LIST says
+    for which GPUs, default "8.0;9.0". Raises `BuildError`.
+    """
+    files = [built_library(f.stem, [f], None, PREBUILT) for f in sorted(CSRC.glob("*.cpp"))]
+    try:
+        _nvcc()
+    except BuildError as error:
+        logger.warning("nothing is built for GPUs: %s", error)
+        return files
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST") or "8.0;9.0"
+    for arch in re.findall(r"(\d+)\.(\d+)", listed):
+        code = (int(arch[0]), int(arch[1]))
+        files += [built_library(f.stem, [f], code, PREBUILT) for f in sorted(CSRC.glob("*.cu"))]
+    return files
 
 
 def cache_folder() -> Path:
