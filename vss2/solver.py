@@ -7,10 +7,12 @@ from typing import Any
 
 from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from .errors import InputError
 
 _MULTIPLIERS = ("lr_mult", "decay_mult")
+_NO_DECAY = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.Embedding)
 
 
 def get_param_groups(
@@ -49,6 +51,41 @@ def get_param_groups(
         decay = weight_decay * rule.get("decay_mult", 1.0)
         group = groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})
         group["params"].append(parameter)
+    return list(groups.values())
+
+
+def get_param_groups_by_module(
+    model: nn.Module,
+    base_lr: float,
+    weight_decay: float,
+    lr_mults: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """Trainable parameters grouped as Mask2Former does: norms and embeddings without decay.
+
+    What decays is told by the kind of module that holds a parameter, not by its name.
+
+    Args:
+        model: its parameters with requires_grad; shared ones count once.
+        base_lr: of parameters that no key matches.
+        weight_decay: of all but norm layers and `nn.Embedding`.
+        lr_mults: key -> factor on `base_lr` of parameters whose name contains it; longer keys are
+            tried first, equally long ones alphabetically.
+
+    Returns:
+        Groups for an optimizer, each with `params`, `lr` and `weight_decay`.
+    """
+    ordered = sorted(lr_mults, key=lambda key: (-len(key), key))
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    seen = set()
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            lr = base_lr * next((lr_mults[key] for key in ordered if key in name), 1.0)
+            decay = 0.0 if isinstance(module, _NO_DECAY) else weight_decay
+            group = groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})
+            group["params"].append(parameter)
     return list(groups.values())
 
 

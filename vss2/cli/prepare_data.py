@@ -13,11 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from vss2.cli import run_tool
-from vss2.data.datasets import toy
+from vss2.data.datasets import datasets_root, toy, youtube_vos
 from vss2.data.datasets.vspw import load_vspw
+from vss2.data.datasets.ytvos_index import build_ytvos_index, write_ytvos_index
 from vss2.data.doctor import Report, check_dataset, check_folder
 from vss2.data.image_io import read_image, read_label, write_bytes, write_image
 from vss2.data.labels import reduce_labels
+from vss2.data.resize_videos import resize_videos
 from vss2.errors import InputError
 from vss2.visualization import contact_sheet, legend, overlay
 
@@ -29,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vss2 data",
         description="Make or check data sets.",
-        epilog="examples:\n  vss2 data toy\n  vss2 data check --dataset toy_train",
+        epilog="examples:\n  vss2 data toy\n  vss2 data check --dataset toy_train\n"
+        "  vss2 data resize-youtube",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -67,6 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=make_toy)
     _add_check(commands)
+    _add_resize_youtube(commands)
+    _add_ytvos_index(commands)
     return parser
 
 
@@ -99,6 +104,64 @@ def _add_check(commands: Any) -> None:
         "--show", type=int, default=5, metavar="N", help="findings shown of each kind (%(default)s)"
     )
     command.set_defaults(run=check)
+
+
+def _add_resize_youtube(commands: Any) -> None:
+    command = commands.add_parser(
+        "resize-youtube",
+        help="make YouTube-VOS's training set at 480p",
+        description="Resize the frames and masks of <root>/train to a shorter side of 480 pixels, "
+        "into <root>/train_480p. A call that was cut off can be repeated.",
+    )
+    command.add_argument(
+        "--root", type=Path, metavar="DIR", help="holds train/ (default: <VSS2_DATASETS>/YouTube)"
+    )
+    command.add_argument(
+        "--num-workers", type=int, metavar="N", help="processes (default: one per CPU, at most 8)"
+    )
+    command.set_defaults(run=resize_youtube)
+
+
+def _add_ytvos_index(commands: Any) -> None:
+    command = commands.add_parser(
+        "ytvos-index",
+        help="make the frame list of YouTube-VOS at full rate",
+        description="List the frames of <root>/train_all_frames/JPEGImages in <root>/ytvos.csv: "
+        "video, number of the first frame, number of frames. SFC trains by this list.",
+    )
+    command.add_argument(
+        "--root",
+        type=Path,
+        metavar="DIR",
+        help="holds train_all_frames/ (default: <VSS2_DATASETS>/YouTube2018)",
+    )
+    command.set_defaults(run=ytvos_index)
+
+
+def resize_youtube(args: argparse.Namespace) -> int:
+    """`vss2 data resize-youtube`."""
+    root = args.root or datasets_root() / youtube_vos.FOLDERS[2019]
+    target = root / "train_480p"
+    with tqdm(unit="file", desc="resize", leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        written = resize_videos(root / "train", target, 480, args.num_workers, show)
+    print(f"{written} frames and masks were resized; the set is in {target}")
+    return 0
+
+
+def ytvos_index(args: argparse.Namespace) -> int:
+    """`vss2 data ytvos-index`."""
+    root = args.root or datasets_root() / youtube_vos.FOLDERS[2018]
+    with tqdm(unit="video", desc="index", leave=False) as bar:
+        rows = build_ytvos_index(root / "train_all_frames/JPEGImages", bar.update)
+    write_ytvos_index(root / youtube_vos.INDEX, rows)
+    frames = sum(row.num_frames for row in rows)
+    print(f"{len(rows)} videos, {frames} frames: {root / youtube_vos.INDEX}")
+    return 0
 
 
 def check(args: argparse.Namespace) -> int:

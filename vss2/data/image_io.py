@@ -73,12 +73,18 @@ def is_whole(data: bytes) -> bool:
     return not data.startswith(b"\x89PNG") or data.rfind(b"IEND") != -1
 
 
-def _check_whole(data: bytes, path: StrPath) -> None:
-    """Raise when a JPEG or PNG was cut off."""
+def read_image_bytes(path: StrPath) -> bytes:
+    """The bytes of an image file, not decoded.
+
+    Raises:
+        InputFileError: the file is missing, empty, or a JPEG or PNG that was cut off.
+    """
+    data = _read_bytes(path)
     if not is_whole(data):
         raise InputFileError(
             f"The image {path} is cut off: its end is missing ({len(data)} bytes are there)."
         )
+    return data
 
 
 def read_image(path: StrPath) -> np.ndarray:
@@ -90,8 +96,7 @@ def read_image(path: StrPath) -> np.ndarray:
     Raises:
         InputFileError: the file is missing, empty, cut off or not an image.
     """
-    data = _read_bytes(path)
-    _check_whole(data, path)
+    data = read_image_bytes(path)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -111,8 +116,7 @@ def read_label(path: StrPath) -> np.ndarray:
         InputFileError: the file is missing, empty, cut off or not an image.
         InputError: the image has colour channels or more than 8 bits.
     """
-    data = _read_bytes(path)
-    _check_whole(data, path)
+    data = read_image_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
             mode = image.mode

@@ -96,9 +96,10 @@ def _unpacked(sample: Any) -> Any:
 class ClipDataset(Dataset[Any]):
     """Samples by (position, index): the mapper's result with the position's own generator.
 
-    A mapper that returns None refuses the video; another one is then drawn, from a generator
-    keyed by the next try. With `on_error="skip"` a clip that cannot be read is passed over in the
-    same way, and a sample comes as `_Drawn`; else its error is raised.
+    A mapper whose `uses_position` is true is called with (video, generator, position). One that
+    returns None refuses the video; another is then drawn, from a generator keyed by the next
+    try. With `on_error="skip"` a clip that cannot be read is passed over in the same way, and a
+    sample comes as `_Drawn`; else its error is raised.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class ClipDataset(Dataset[Any]):
                 index = int(rng.integers(len(self.videos)))
             video = self.videos[index]
             try:
-                sample = self.mapper(video, rng)
+                sample = self._sample(video, rng, position)
             except InputError as error:
                 if not self.skips:
                     raise
@@ -141,6 +142,11 @@ class ClipDataset(Dataset[Any]):
                 f"fault: {skipped[-1].reason}"
             )
         raise InputError(f"The mapper refused {MAX_TRIES} videos in a row at position {position}.")
+
+    def _sample(self, video: VideoDict, rng: np.random.Generator, position: int) -> Any:
+        if getattr(self.mapper, "uses_position", False):
+            return self.mapper(video, rng, position)
+        return self.mapper(video, rng)
 
 
 class TrainLoader:

@@ -10,10 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,14 +18,13 @@ import cv2
 import numpy as np
 
 from vss2.d2.data import DatasetCatalog, MetadataCatalog
+from vss2.data.datasets.generated import make_once
 from vss2.data.datasets.roots import datasets_root
 from vss2.data.datasets.toy_render import CLASSES, RAW_OTHERS, RAW_VOID, Scene
 from vss2.data.datasets.vspw import load_vspw
 from vss2.data.image_io import write_label
 from vss2.data.labels import IGNORE_LABEL
 from vss2.errors import InputError, InputFileError, did_you_mean
-
-logger = logging.getLogger(__name__)
 
 GENERATOR_VERSION = 2  # raise it with every change of what a seed draws
 SPLITS = ("train", "val")
@@ -124,9 +119,6 @@ def make_toy_world(
 ) -> Path:
     """Make the toy world unless it is there; several processes may ask at once.
 
-    The videos are written to a temporary sibling that is renamed at the end; who loses that race
-    throws his away and uses the winner's.
-
     Args:
         world: the parameters (default: those of `toy_train` and `toy_val`).
         folder: where to make it; default `<VSS2_DATASETS>/<world.name>`.
@@ -141,44 +133,12 @@ def make_toy_world(
     world = world or ToyWorld()
     if folder is None:
         folder = datasets_root() / world.name
-    folder = Path(folder)
-    if _is_there(folder, world):
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(
-            f"Cannot write the toy world to {folder}: {error.strerror}. Set VSS2_DATASETS to a "
-            "folder that can be written."
-        ) from error
-    logger.info("Making the toy world in %s", folder)
-    try:
-        scratch.chmod(0o755)
-        _write_world(world, scratch, progress)
-        try:
-            os.rename(scratch, folder)
-        except OSError:
-            if not _is_there(folder, world):
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return folder
-
-
-def _is_there(folder: Path, world: ToyWorld) -> bool:
-    """Whether `folder` is this world; anything else in it is an error."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    record = folder / "toy_world.json"
-    if not record.is_file():
-        raise InputError(f"{folder} is not empty and no toy world: choose another folder.")
-    if record.read_text().strip() != world.description():
-        raise InputError(
-            f"{folder} holds a toy world of other parameters ({record.name} has them): choose "
-            "another folder or remove it."
-        )
-    return True
+    return make_once(
+        Path(folder),
+        "toy_world.json",
+        world.description(),
+        lambda scratch: _write_world(world, scratch, progress),
+    )
 
 
 def _write_world(world: ToyWorld, folder: Path, progress: Callable[[int], object] | None) -> None:
@@ -197,7 +157,6 @@ def _write_world(world: ToyWorld, folder: Path, progress: Callable[[int], object
     raw_ids = {"others": str(RAW_OTHERS)}
     raw_ids.update({name: str(k + 1) for k, name in enumerate(CLASSES)})
     (folder / "label_num_dic_final.json").write_text(json.dumps(raw_ids, indent=1) + "\n")
-    (folder / "toy_world.json").write_text(world.description() + "\n")
 
 
 def _write_video(scene: Scene, folder: Path, colours: list[tuple[int, int, int]]) -> None:

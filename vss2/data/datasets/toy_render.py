@@ -39,7 +39,7 @@ _TONES: dict[str, tuple[float, float, float]] = {
     "gem": (172, 0.66, 0.82),
 }
 _HUE_JITTER = 10.0
-_SAMPLES = 2  # canvas, sprite and drawing pixels per frame pixel, along each side
+SAMPLES = 2  # canvas, sprite and drawing pixels per frame pixel, along each side
 
 Pattern = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
@@ -172,11 +172,21 @@ def _shape(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Sprite:
-    """One moving object: its picture, float32 (S, S, 4) RGB + opacity, and its path."""
+    """One object: its id in the mask and its picture, float32 (S, S, 4) RGB + opacity."""
 
     raw_id: int
     picture: np.ndarray
     radius: float
+
+    def place(self, t: int) -> tuple[np.ndarray, float]:
+        """World position of the centre and angle in radians at frame `t`."""
+        raise NotImplementedError
+
+
+@dataclass
+class SwingingSprite(Sprite):
+    """A sprite that drifts and swings."""
+
     centre: np.ndarray
     velocity: np.ndarray
     swing: np.ndarray
@@ -185,29 +195,33 @@ class Sprite:
     spin: float
 
     def place(self, t: int) -> tuple[np.ndarray, float]:
-        """World position of the centre and angle in radians at frame `t`."""
         wave = np.sin(self.rate * t + self.phase)
         return self.centre + self.velocity * t + self.swing * wave, self.spin * t + 0.2 * wave
 
 
-def _make_sprite(name: str, size: tuple[int, int], num_frames: int, rng) -> Sprite:
-    height, width = size
-    still = name == "bush"
-    radius = height * (rng.uniform(0.15, 0.22) if still else rng.uniform(0.1, 0.19))
-    half = int(np.ceil(radius * _SAMPLES)) + 2
-    line = np.arange(-half, half + 1, dtype=np.float32) / _SAMPLES
+def sprite_picture(name: str, radius: float, rng: np.random.Generator) -> np.ndarray:
+    """An object of this class and radius in frame pixels: float32 (S, S, 4), RGB and opacity."""
+    half = int(np.ceil(radius * SAMPLES)) + 2
+    line = np.arange(-half, half + 1, dtype=np.float32) / SAMPLES
     x, y = np.meshgrid(line, line)
     solid = _shape(name, x / radius, y / radius)
     colour = _paint(name, x, y, rng)
     light = 1.06 - 0.2 * (x + y) / (1.4 * radius)  # lit from the upper left
     inner = cv2.erode(solid.astype(np.uint8), np.ones((3, 3), np.uint8))
     colour *= (light * np.where(solid & (inner == 0), 0.62, 1.0))[..., None]
-    picture = np.dstack([colour, solid]).astype(np.float32)
+    return np.dstack([colour, solid]).astype(np.float32)
+
+
+def _make_sprite(name: str, size: tuple[int, int], num_frames: int, rng) -> SwingingSprite:
+    height, width = size
+    still = name == "bush"
+    radius = height * (rng.uniform(0.15, 0.22) if still else rng.uniform(0.1, 0.19))
+    picture = sprite_picture(name, radius, rng)
     centre = np.array([rng.uniform(-0.05, 1.05) * width, rng.uniform(0.22, 0.85) * height])
     swing = np.array([rng.uniform(0.1, 0.55) * width, rng.uniform(0.04, 0.2) * height])
     velocity = rng.uniform(-0.6, 0.6, 2) * np.array([width, 0.25 * height]) / num_frames
     moves = 0.0 if still else 1.0
-    return Sprite(
+    return SwingingSprite(
         raw_id=CLASSES.index(name) + 1,
         picture=picture,
         radius=radius,
@@ -220,14 +234,16 @@ def _make_sprite(name: str, size: tuple[int, int], num_frames: int, rng) -> Spri
     )
 
 
-def _make_canvas(size: tuple[int, int], rng) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+def make_canvas(
+    size: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
     """Background: uint8 RGB, raw ids, and the world position (x, y) of its first pixel."""
     height, width = size
     left, top = 0.4 * width, 0.35 * height
-    rows, columns = round((height + 2 * top) * _SAMPLES), round((width + 2 * left) * _SAMPLES)
+    rows, columns = round((height + 2 * top) * SAMPLES), round((width + 2 * left) * SAMPLES)
     x, y = np.meshgrid(
-        np.arange(columns, dtype=np.float32) / _SAMPLES - left,
-        np.arange(rows, dtype=np.float32) / _SAMPLES - top,
+        np.arange(columns, dtype=np.float32) / SAMPLES - left,
+        np.arange(rows, dtype=np.float32) / SAMPLES - top,
     )
     along = x[:1]
 
@@ -291,10 +307,12 @@ class Scene:
 
     def __init__(self, size: tuple[int, int], num_frames: int, rng: np.random.Generator):
         self.size, self.num_frames = size, num_frames
-        self.canvas, self.canvas_label, self.origin = _make_canvas(size, rng)
+        self.canvas, self.canvas_label, self.origin = make_canvas(size, rng)
         names = list(rng.permutation(OBJECTS)[: rng.integers(4, 7)])
         names.sort(key=lambda name: name != "bush")  # bushes stand behind
-        self.sprites = [_make_sprite(str(name), size, num_frames, rng) for name in names]
+        self.sprites: list[Sprite] = [
+            _make_sprite(str(name), size, num_frames, rng) for name in names
+        ]
         self.drift = rng.uniform(-0.18, 0.18, 2) * np.array([size[1], 0.5 * size[0]])
         self.sway = rng.uniform(0.0, 0.05, 2) * np.array([size[1], size[0]])
         self.zoom = rng.uniform(0.95, 1.12), rng.uniform(-0.1, 0.1)
@@ -322,25 +340,25 @@ class Scene:
         eye = np.array([width, height]) / 2 + self.drift * progress
         eye = eye + self.sway * np.sin(0.5 * t + self.phase[:2])
         zoom = self.zoom[0] + self.zoom[1] * progress
-        turn = _rotation(self.roll * np.sin(0.3 * t + self.phase[2]), zoom * _SAMPLES)
-        middle = np.array([width, height]) * _SAMPLES / 2 - 0.5
+        turn = _rotation(self.roll * np.sin(0.3 * t + self.phase[2]), zoom * SAMPLES)
+        middle = np.array([width, height]) * SAMPLES / 2 - 0.5
         return np.hstack([turn, (middle - turn @ eye)[:, None]])
 
     def _draw(self, t: int) -> tuple[np.ndarray, np.ndarray]:
         height, width = self.size
         camera = self._camera(t)
         from_canvas = camera @ np.array(
-            [[1 / _SAMPLES, 0, self.origin[0]], [0, 1 / _SAMPLES, self.origin[1]], [0, 0, 1]]
+            [[1 / SAMPLES, 0, self.origin[0]], [0, 1 / SAMPLES, self.origin[1]], [0, 0, 1]]
         )
         drawing = cv2.warpAffine(
             self.canvas,
             from_canvas,
-            (width * _SAMPLES, height * _SAMPLES),
+            (width * SAMPLES, height * SAMPLES),
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REFLECT_101,
         ).astype(np.float32)
-        to_frame = from_canvas / _SAMPLES
-        to_frame[:, 2] -= (_SAMPLES - 1) / (2 * _SAMPLES)  # centres of frame pixels
+        to_frame = from_canvas / SAMPLES
+        to_frame[:, 2] -= (SAMPLES - 1) / (2 * SAMPLES)  # centres of frame pixels
         label = cv2.warpAffine(
             self.canvas_label,
             to_frame,
@@ -355,31 +373,34 @@ class Scene:
     def _draw_sprite(self, sprite: Sprite, t: int, camera, drawing, label) -> None:
         """Blend a sprite into its part of the drawing and of the labels, both in place."""
         position, angle = sprite.place(t)
-        local = _rotation(angle, 1 / _SAMPLES)
+        local = _rotation(angle, 1 / SAMPLES)
         anchor = np.full(2, (sprite.picture.shape[0] - 1) / 2)
         turn = camera[:, :2] @ local
         centre = camera[:, :2] @ position + camera[:, 2]
         reach = np.hypot(*camera[:, 0]) * sprite.radius * 1.45 + 2
         limit = np.array([drawing.shape[1], drawing.shape[0]])
         # whole frame pixels, so that the coverage of each is the mean of its samples
-        first = (np.clip(centre - reach, 0, limit) // _SAMPLES).astype(int)
-        last = (-(-np.clip(centre + reach, 0, limit) // _SAMPLES)).astype(int)
+        first = (np.clip(centre - reach, 0, limit) // SAMPLES).astype(int)
+        last = (-(-np.clip(centre + reach, 0, limit) // SAMPLES)).astype(int)
         if np.any(last <= first):
             return
         (x0, y0), (x1, y1) = first, last
-        offset = centre - turn @ anchor - first * _SAMPLES
+        offset = centre - turn @ anchor - first * SAMPLES
         patch = cv2.warpAffine(
             sprite.picture,
             np.hstack([turn, offset[:, None]]),
-            (int(x1 - x0) * _SAMPLES, int(y1 - y0) * _SAMPLES),
+            (int(x1 - x0) * SAMPLES, int(y1 - y0) * SAMPLES),
             flags=cv2.INTER_LINEAR,
         )
         opacity = patch[..., 3]
-        area = drawing[y0 * _SAMPLES : y1 * _SAMPLES, x0 * _SAMPLES : x1 * _SAMPLES]
+        area = drawing[y0 * SAMPLES : y1 * SAMPLES, x0 * SAMPLES : x1 * SAMPLES]
         area += opacity[..., None] * (patch[..., :3] - area)
         cover = cv2.resize(opacity, (int(x1 - x0), int(y1 - y0)), interpolation=cv2.INTER_AREA)
-        ids = label[y0:y1, x0:x1]
-        ids[cover > 0.5] = sprite.raw_id
+        self._write_ids(label[y0:y1, x0:x1], cover, sprite.raw_id)
+
+    def _write_ids(self, ids: np.ndarray, cover: np.ndarray, raw_id: int) -> None:
+        """Enter a sprite, given the share of each pixel that it covers, into `ids`."""
+        ids[cover > 0.5] = raw_id
         ids[np.abs(cover - 0.5) < 0.06] = RAW_VOID  # a tie between two classes: nobody's pixel
 
     def _expose(self, image: np.ndarray, t: int) -> np.ndarray:

@@ -27,6 +27,7 @@ _FRAMES_PER_TASK = 32
 # Two videos are the same when this share of the shorter one's frames is in the other, too.
 _DUPLICATE_SHARE = 0.5
 _CLASS_FILE = "label_num_dic_final.json"
+_OBJECT_SETS = ("davis", "youtube_vos")  # evaluator types of sets whose masks hold object ids
 
 
 def check_dataset(
@@ -49,8 +50,11 @@ def check_dataset(
         hint = did_you_mean(name, known) or f" Known: {', '.join(known)}."
         raise InputError(f"Unknown data set {name!r}.{hint}")
     metadata = MetadataCatalog.get(name)
-    classes = metadata.get("stuff_classes", None)
-    if not classes:
+    num_classes = len(metadata.get("stuff_classes", None) or [])
+    mapping = metadata.get("label_mapping", None)
+    if metadata.get("evaluator_type", None) in _OBJECT_SETS:
+        num_classes, mapping = 255, "ids"  # any id may be an object's
+    if not num_classes:
         raise InputError(f"The metadata of data set {name!r} has no `stuff_classes`.")
     folder, split = _vspw_folder(name)
     if folder is not None:
@@ -60,10 +64,9 @@ def check_dataset(
             listing = list_video_dicts(DatasetCatalog.get(name))
         kind = "snippet_incomplete" if name.startswith("cityscapes_") else "list_unknown"
         listing.findings += [Finding(kind, str(problem)) for problem in problems]
-    mapping = metadata.get("label_mapping", None)
     for video in listing.videos if mapping is not None else ():
         video.label_mapping = mapping
-    return check_listing(name, listing, len(classes), num_workers, progress)
+    return check_listing(name, listing, num_classes, num_workers, progress)
 
 
 def _vspw_folder(name: str) -> tuple[Path | None, str]:
