@@ -7,7 +7,7 @@ imported when it is first used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ __all__ = ["__version__", "env_report", "load"]
 
 def load(
     config: str,
-    weights: str | None = None,
+    weights: str | Mapping[str, str] | None = None,
     overrides: Sequence[str] = (),
     device: str | torch.device | None = None,
 ) -> nn.Module:
@@ -28,8 +28,9 @@ def load(
 
     Args:
         config: a path, or a short name such as "segformer/segformer_mit_b0_vspw".
-        weights: a published checkpoint, a vss2 checkpoint, or a .safetensors file. It must fill
-            the model whole. None leaves the model as initialised.
+        weights: a published checkpoint, a vss2 checkpoint, or a .safetensors file; or such files by
+            part, {"fine": ..., "semantic": ...} for fused SFC. They must fill the model whole.
+            None leaves the model as initialised.
         overrides: `key=value` strings on the config, as on the command line.
         device: where the model goes; default the config's `train.device`, else cuda if present,
             else cpu.

@@ -115,9 +115,12 @@ def model_state(
     return tensors
 
 
+WeightFiles = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
+
+
 def load_weights(
     model: nn.Module,
-    path: str | os.PathLike[str],
+    path: WeightFiles,
     key: str | None = None,
     rename: Sequence[tuple[str, str]] = (),
     strict: bool = False,
@@ -133,7 +136,8 @@ def load_weights(
 
     Args:
         model: the module, not wrapped for distributed training.
-        path: see `read_checkpoint`.
+        path: see `read_checkpoint`; or such a path by part of the model, whose name then stands in
+            front of the names in its file ("fine" makes "conv1.weight" "fine.conv1.weight").
         key: entry that holds the weights; default: found by name.
         rename: (regular expression, replacement) pairs, applied in order to every name.
         strict: every tensor must fit, none may be left over.
@@ -146,20 +150,35 @@ def load_weights(
             how many names matched and which did not.
     """
     state: Mapping[str, torch.Tensor]
-    content = _read_shared(path, trust) if collective else read_checkpoint(path, trust)
-    state = model_state(content, key, f"checkpoint {path}")
+    source = f"checkpoint {path}"
+    if isinstance(path, Mapping):
+        source = "the checkpoints " + ", ".join(f"{part}: {file}" for part, file in path.items())
+        state = {
+            f"{part}.{name}": value
+            for part, file in path.items()
+            for name, value in _file_state(file, key, trust, collective).items()
+        }
+    else:
+        state = _file_state(path, key, trust, collective)
     for pattern, replacement in rename:
         state = {re.sub(pattern, replacement, name): value for name, value in state.items()}
     state, ignored = _converted(model, state)
     report, fitting = _match(model, state, ignored)
-    _check_report(model, report, state, f"checkpoint {path}", strict, allow_mismatched)
+    _check_report(model, report, state, source, strict, allow_mismatched)
     check = getattr(model, "check_loaded", None)
     if check is not None:
         check(report)
     model.load_state_dict(fitting, strict=False)
     level = "warning" if report.missing or report.unexpected or report.mismatched else "info"
-    getattr(logger, level)("%s: %s", path, report.summary())
+    getattr(logger, level)("%s: %s", source, report.summary())
     return report
+
+
+def _file_state(
+    path: str | os.PathLike[str], key: str | None, trust: bool, collective: bool
+) -> dict[str, torch.Tensor]:
+    content = _read_shared(path, trust) if collective else read_checkpoint(path, trust)
+    return model_state(content, key, f"checkpoint {path}")
 
 
 def _read_shared(path: str | os.PathLike[str], trust: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import pickle
@@ -32,7 +33,8 @@ def read_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[s
     A file in torch's archive format is checked against its checksums first, which torch does not.
 
     Args:
-        path: a file of `torch.save`, a .safetensors file, or a URL that the path manager fetches.
+        path: a file of `torch.save`, a .safetensors file, a .pkl file of arrays as detectron2's
+            model zoo has them, or a URL that the path manager fetches.
         trust: unpickle without restriction. That executes what the file says: only for files
             whose origin you trust.
 
@@ -44,6 +46,8 @@ def read_checkpoint(path: str | os.PathLike[str], trust: bool = False) -> dict[s
     if local.suffix == ".safetensors":
         return _read_safetensors(local)
     check_archive(local)
+    if local.suffix == ".pkl" and not zipfile.is_zipfile(local):
+        return _read_pickle(local, trust)
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(local, map_location="cpu", weights_only=not trust)
@@ -269,6 +273,36 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
         raise _damaged(path, e) from e
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Restores containers, strings, numbers and NumPy arrays, and refuses all else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {g[1]: g[0] for g in _numpy_globals() if isinstance(g, tuple)}
+        known |= {f"numpy.{kind.__name__}": kind for kind in (np.ndarray, np.dtype)}
+        known["collections.OrderedDict"] = OrderedDict
+        known["_codecs.encode"] = codecs.encode  # bytes, as Python 2 and protocol 2 wrote them
+        if f"{module}.{name}" not in known:
+            raise InputError(f"{module}.{name}")
+        return known[f"{module}.{name}"]
+
+
+def _read_pickle(path: Path, trust: bool) -> dict[str, Any]:
+    kind = pickle.Unpickler if trust else _ArrayUnpickler
+    try:
+        with path.open("rb") as f:
+            content = kind(f, encoding="latin1").load()
+    except InputError as e:
+        raise InputError(
+            f"checkpoint {path} holds objects that could run code when loaded: {e}. If you trust "
+            f"its origin, set {TRUST_HINT}"
+        ) from e
+    except Exception as e:  # a damaged file can fail in any part of the unpickler
+        raise _damaged(path, e) from e
+    if not isinstance(content, Mapping):
+        raise InputError(f"checkpoint {path} holds a {type(content).__name__}, expected a dict")
+    return dict(content)
 
 
 def _damaged(path: Path, error: Exception) -> InputFileError:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .checkpoint import load_weights
+from .checkpoint import WeightFiles, load_weights
 from .config import apply_overrides, load_config
 from .d2.config import instantiate
 
@@ -21,16 +21,16 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
 
 def load_model(
     config: str,
-    weights: str | None,
+    weights: WeightFiles | None,
     overrides: Sequence[str],
     device: str | torch.device | None,
 ) -> nn.Module:
     """See `vss2.load`."""
     cfg = apply_overrides(load_config(config), list(overrides))
-    model = instantiate(cfg.model)
+    model = instantiate(cfg.model).eval()  # as which it takes the weights
     if weights is not None:
         load_weights(model, weights, strict=True)
     model.cfg = cfg
     if device is None:
         device = cfg.get("train", {}).get("device")
-    return model.to(default_device(device)).eval()
+    return model.to(default_device(device))

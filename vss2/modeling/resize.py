@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -26,19 +26,36 @@ def resized_labels(scores: torch.Tensor, *sizes: Sequence[int]) -> torch.Tensor:
     Returns:
         uint8 [H, W].
     """
-    best = labels = None
+    return best_labels(_resized_chunks(scores, sizes))
+
+
+def _resized_chunks(scores: torch.Tensor, sizes: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
     for first in range(0, scores.shape[1], CLASS_CHUNK):
         part = scores[:, first : first + CLASS_CHUNK].float()
         # Interpolation works on all channels of a pixel at once where they lie side by side.
         part = part.contiguous(memory_format=torch.channels_last)
         for size in sizes:
             part = resize_scores(part, size)
+        yield part
+
+
+def best_labels(chunks: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The best class of every pixel, uint8 [H, W]; the lowest class among equals.
+
+    Args:
+        chunks: scores [1, k, H, W] of some classes after the others.
+    """
+    best = labels = None
+    first = 0
+    for part in chunks:
         value, index = part[0].max(dim=0)
         index = index.to(torch.uint8) + first
+        first += part.shape[1]
         if best is None or labels is None:
             best, labels = value, index
         else:
             labels = torch.where(value > best, index, labels)
             best = torch.maximum(best, value)
+        del part  # before the next one is made
     assert labels is not None
     return labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ class WindowSession(VideoSession):
     Every frame is encoded once, however many windows it appears in. Held at any time: what
     `model.keep` leaves of at most `window.lookback` answered frames, the whole features of at
     most `window.lag + 1` others, and the scores of at most `window.lag` frames that wait for
-    their turn.
+    their turn. Where windows are disjoint, features go as soon as their clip is decoded.
 
     Attributes:
         window_only: whether an answer depends on the frames of its window alone; a session that
@@ -264,17 +264,24 @@ class WindowSession(VideoSession):
         """What the caller asked for, from the scores [1, K, h, w] of a frame."""
         return finalize(scores, request.input_size, request.output_size, request.labels_only)
 
+    def _decode_clip(self, clip: Sequence[Any], targets: Sequence[int]) -> Any:
+        """What `_finalize` needs of the targets, nested tensors with one entry for each."""
+        return self._model.decode(clip, targets)
+
     def _decode(self, index: int, num_frames: int | None) -> None:
         """Decode the clip of frame `index`; keeps the scores of all its wanted targets."""
         clip = self._model.window.clip(index, num_frames)
         wanted = {r.index for r in self._requests if r.need_output}
         targets = [frame for frame in clip.targets if frame in wanted]
         with torch.no_grad():
-            scores = self._model.decode(
+            scores = self._decode_clip(
                 [self._kept[frame] for frame in clip.frames],
                 [clip.frames.index(frame) for frame in targets],
             )
-        self._scores.update(zip(targets, scores.split(1), strict=True))
+        self._scores.update(zip(targets, split(scores, len(targets)), strict=True))
+        if self._model.window.disjoint:
+            for frame in clip.frames:
+                del self._kept[frame]
 
 
 def finalize(

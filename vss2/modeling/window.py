@@ -39,10 +39,13 @@ class WindowRule(ABC):
     Attributes:
         lag: how many frames after a frame must have come before its clip is known.
         lookback: how many frames before a frame its clip may reach.
+        disjoint: whether every frame lies in one clip only, so that a decoded clip's frames are
+            of no further use.
     """
 
     lag: int
     lookback: int
+    disjoint: bool = False
 
     @abstractmethod
     def clip(self, index: int, num_frames: int | None = None) -> WindowClip:
@@ -112,9 +115,10 @@ class OffsetWindow(WindowRule):
     def targets(self, clip_length: int) -> tuple[int, ...]:
         if len(self.offsets) == 1 and clip_length >= 1:
             return tuple(range(clip_length))
-        if clip_length not in (1, len(self.offsets)):
+        known = sorted({1, len(self.offsets), *(len(f) for f in self.start_table.values())})
+        if clip_length not in known:
             raise InputError(
-                f"a clip has 1 or {len(self.offsets)} frames (offsets {self.offsets}), "
+                f"a clip has {' or '.join(map(str, known))} frames (offsets {self.offsets}), "
                 f"got {clip_length}"
             )
         return (clip_length - 1,)
@@ -123,15 +127,18 @@ class OffsetWindow(WindowRule):
 class BlockWindow(WindowRule):
     """Every frame of a clip is a target; clips are dilated by 3 inside blocks (THE-Mask).
 
-    A block of 3n frames holds the clips (k, k+3, ..., k+3(n-1)) for k = 0, 1, 2. What is left
-    after the last full block is cut into groups of n consecutive frames, the last may be
-    shorter. Whether a block is full is known only 3n-1 frames after its first.
+    A block of 3n frames holds the clips (k, k+3, ..., k+3(n-1)) for k = 0, 1, 2: for n = 2 the
+    clips (0, 3), (1, 4), (2, 5) and for n = 4 (0, 3, 6, 9), (1, 4, 7, 10), (2, 5, 8, 11), as
+    published. What is left after the last full block is cut into groups of n consecutive frames,
+    the last may be shorter; a video shorter than a block consists of such groups alone. Whether a
+    block is full is known only 3n-1 frames after its first.
 
     Args:
         clip_length: n >= 1; 1 answers every frame alone and at once.
     """
 
     dilation = 3
+    disjoint = True
 
     def __init__(self, clip_length: int = 1):
         if clip_length < 1:
@@ -152,6 +159,9 @@ class BlockWindow(WindowRule):
         return WindowClip(frames, frames)
 
     def targets(self, clip_length: int) -> tuple[int, ...]:
-        if clip_length not in (1, self.clip_length):
-            raise InputError(f"a clip has 1 or {self.clip_length} frames, got {clip_length}")
+        """All positions; the last groups of videos have any length from 1 to n."""
+        if not 1 <= clip_length <= self.clip_length:
+            lengths = {1: "1 frame", 2: "1 or 2 frames"}
+            known = lengths.get(self.clip_length, f"1 to {self.clip_length} frames")
+            raise InputError(f"a clip has {known}, got {clip_length}")
         return tuple(range(clip_length))

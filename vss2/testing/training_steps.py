@@ -39,7 +39,7 @@ def check_groups(
     expected = {
         (base_lr * group["lr_mult"], group["weight_decay"]): group
         for group in description["groups"]
-        if group["updated_count"]
+        if group.get("updated_count")
     }
     assert groups.keys() == expected.keys()
     for key, recorded in expected.items():
@@ -54,12 +54,17 @@ def check_training_steps(
     optimizer: torch.optim.Optimizer,
     lr_factor: Callable[[float], float],
     compute_loss: Callable[[], tuple[torch.Tensor, dict[str, float]]],
+    max_grad_norm: float | None = None,
+    loss_tolerance: float = 1e-5,
+    term_tolerance: float = 1e-5,
 ) -> None:
     """Run the recorded iterations and compare everything that the fixture holds.
 
     Args:
         lr_factor: the schedule, a function of iteration / max_iters.
         compute_loss: one forward pass; the total loss and the recorded terms by name.
+        max_grad_norm: to which gradients are clipped; None = not at all.
+        loss_tolerance, term_tolerance: relative, of the total loss and of its terms.
     """
     check_groups(description, model, optimizer)
     parameters = dict(model.named_parameters())
@@ -74,32 +79,36 @@ def check_training_steps(
         optimizer.zero_grad()
         loss, terms = compute_loss()
         loss.backward()
-        _check_step(description, arrays, index, loss.item(), terms, parameters)
+        assert np.isclose(loss.item(), step["loss"], rtol=loss_tolerance)
+        _check_terms(step["terms"], terms, term_tolerance)
+        _check_gradients(description, arrays, index, parameters)
+        if max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters.values(), max_grad_norm)
         optimizer.step()
     _check_changes(description, arrays, before, parameters)
     _check_buffers(arrays, dict(model.named_buffers()))
 
 
-def _check_step(
+def _check_terms(
+    recorded: Mapping[str, float], terms: Mapping[str, float], tolerance: float
+) -> None:
+    for name, value in terms.items():
+        limit = 0.05 if name == "acc" else tolerance * abs(recorded[name])
+        assert abs(value - recorded[name]) <= limit, name
+
+
+def _check_gradients(
     description: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
     index: int,
-    loss: float,
-    terms: Mapping[str, float],
     parameters: Mapping[str, nn.Parameter],
 ) -> None:
-    step = description["steps"][index]
-    assert np.isclose(loss, step["loss"], rtol=1e-5)
-    for name, value in terms.items():
-        expected = step["terms"][name]
-        limit = 0.05 if name == "acc" else 1e-5 * abs(expected)
-        assert abs(value - expected) <= limit, name
     norms = {
         name: float("nan") if p.grad is None else p.grad.double().norm().item()
         for name, p in parameters.items()
     }
     total = np.sqrt(np.nansum(np.square(list(norms.values()))))
-    assert np.isclose(total, step["grad_norm"], rtol=1e-3)
+    assert np.isclose(total, description["steps"][index]["grad_norm"], rtol=1e-3)
     for position, name in enumerate(description["parameter_order"]):
         recorded = arrays["grad_norm"][index, position]
         assert np.isnan(recorded) == np.isnan(norms[name]), f"{name}: gradient or none"

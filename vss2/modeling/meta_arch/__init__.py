@@ -1,5 +1,6 @@
 """Base classes of the methods."""
 
+from .mask_propagator import VideoMaskPropagator
 from .video_segmentor import VideoSegmentor
 
-__all__ = ["VideoSegmentor"]
+__all__ = ["VideoMaskPropagator", "VideoSegmentor"]
