@@ -37,8 +37,10 @@ FLOORS = (
 )
 # Within a floor.
 SIDEWAYS = {
+    ("vss2.evaluation", "vss2.data.datasets"),
     ("vss2.evaluation", "vss2.data.image_io"),
     ("vss2.evaluation", "vss2.data.labels"),
+    ("vss2.evaluation", "vss2.data.vos_palette"),
     ("vss2.evaluation", "vss2.visualization"),
     ("vss2.config", "vss2.overrides"),
     ("vss2.config", "vss2.plugins"),

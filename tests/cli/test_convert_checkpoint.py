@@ -271,4 +271,4 @@ def test_tool_runs_from_any_folder(tmp_path: Path) -> None:
         check=True,
     )
     assert "--to published" in done.stdout
-    assert "vss2 convert --config-file segformer/segformer_mit_b1_vspw" in done.stdout
+    assert "vss2 convert --config-file segformer/segformer_toy" in done.stdout

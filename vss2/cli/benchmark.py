@@ -32,7 +32,8 @@ GENERATED = 12  # frames of the generated video, shown again and again
 EPILOG = """\
 Each frame is read, resized, given to the session, and its labels are written, one after the other.
 Latency is the session's: from a frame in memory to its labels in memory. Without --weights the
-model is as initialised, which costs the same time.
+model is as initialised, which costs the same time. Mask propagation follows one endless video:
+its memory grows with it, unless model.session bounds it.
 
 examples:
   vss2 bench --config-file segformer/segformer_mit_b1_vspw --size 480 853 --threads 1
@@ -77,6 +78,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--frames", type=int, default=50, help="measured frames (default %(default)s)")
     add("--warmup", type=int, default=5, help="frames before that (default %(default)s)")
+    add(
+        "--objects",
+        type=int,
+        default=1,
+        metavar="N",
+        help="objects that mask propagation follows, from a made-up first mask (default 1)",
+    )
     add("--compare", nargs=2, metavar=("A", "B"), help="two sets of options, measured in turns")
     add("--json", metavar="FILE", help="write everything there; - for standard output")
     add("overrides", nargs="*", metavar="key=value", help="config overrides")
@@ -134,9 +142,13 @@ def check_options(args: argparse.Namespace) -> None:
         raise InputError(
             f"--frames and --warmup must be at least 1, got {args.frames} and {args.warmup}."
         )
+    if args.objects < 1:
+        raise InputError(f"--objects must be at least 1, got {args.objects}.")
 
 
-def build(options: argparse.Namespace, source: Any, scratch: Path) -> benchmark.Contestant:
+def build(
+    options: argparse.Namespace, source: Any, scratch: Path, objects: int = 1
+) -> benchmark.Contestant:
     """Load the model of `options` and make it ready."""
     if options.threads is not None and options.threads < 1:
         raise InputError(f"--threads must be at least 1, got {options.threads}.")
@@ -159,6 +171,7 @@ def build(options: argparse.Namespace, source: Any, scratch: Path) -> benchmark.
         resize=None if node is None else instantiate(node),
         labels_only=not options.scores,
         threads=options.threads,
+        objects=objects,
     )
     options.described = {
         "name": options.name,
@@ -171,6 +184,7 @@ def build(options: argparse.Namespace, source: Any, scratch: Path) -> benchmark.
         "compile_mode": options.compile_mode if compiled else None,
         "output": "scores" if options.scores else "labels",
         "lag": contestant.lag,
+        "objects": contestant.objects,
     }
     return contestant
 
@@ -234,7 +248,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     chosen = variants(args)
     with tempfile.TemporaryDirectory(prefix="vss2_bench_") as folder:
         source, about = _open(args, Path(folder))
-        contestants = [build(options, source, Path(folder)) for options in chosen]
+        contestants = [build(options, source, Path(folder), args.objects) for options in chosen]
         memory = benchmark.PeakMemory(contestants[0].device)
 
         def progress(rounds: range) -> Any:
@@ -276,14 +290,15 @@ def text(report: dict[str, Any]) -> str:
         latency, rate = run["latency_ms"], run["frames_per_second"]
         reading = run["latency_with_reading_ms"]
         compiled = f", compiled: {', '.join(run['compiled'])}" if run["compiled"] else ""
+        followed = f", {run['objects']} objects" if run["objects"] else ""
         share = ", ".join(
-            f"{stage} {100 * run['stage_share'][stage]:.1f}%" for stage in benchmark.STAGES
+            f"{stage} {100 * part:.1f}%" for stage, part in run["stage_share"].items()
         )
         lines += [
             "",
             (
                 f"{run['name']}  ({run['config']}, weights: {run['weights']}, {run['device']}, "
-                f"{run['threads']} threads, {run['output']}{compiled})"
+                f"{run['threads']} threads, {run['output']}{compiled}{followed})"
             ),
             (
                 f"  session         p50 {latency['p50']:.1f} ms  p99 {latency['p99']:.1f} ms  "

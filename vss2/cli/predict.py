@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 import vss2
-from vss2.cli import run_tool
+from vss2.cli import predict_masks, run_tool
 from vss2.d2.config import instantiate
 from vss2.d2.data import MetadataCatalog
 from vss2.data import datasets  # noqa: F401  (registers the data sets' class names)
@@ -26,8 +26,8 @@ from vss2.visualization import palette
 DEFAULT_FPS = 15.0
 
 EPILOG = """\
-Written to OUTPUT: labels/<frame>.png (class ids), overlay.mp4, contact_sheet.png and predict.json,
-which says what run this is; docs/PREDICT.md describes every option and file.
+Written to OUTPUT: labels/<frame>.png (class or object ids), overlay.mp4, contact_sheet.png and
+predict.json, which says what run this is; docs/PREDICT.md describes every option and file.
 
 example, from nothing to a film in some minutes on two CPU cores:
   vss2 data toy --output output/world
@@ -41,7 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The tool's options."""
     parser = argparse.ArgumentParser(
         prog="vss2 predict",
-        description="Segment frames of a folder, video file, camera or pipe with a trained model.",
+        description="Segment frames of a folder, video file, camera or pipe with a trained model, "
+        "or follow objects through them from a mask of the first frame.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"of the videos; default: the input's, divided by --every, else {DEFAULT_FPS:g}",
     )
     what.add_argument("--alpha", type=float, default=0.5, help="opacity of the labels, 0 to 1")
+    predict_masks.add_options(parser)
     add("--device", help="cuda, cpu, …; default: the config's train.device")
     add("overrides", nargs="*", metavar="key=value", help="config overrides")
     return parser
@@ -173,12 +175,18 @@ def predict(args: argparse.Namespace) -> int:
     selection.check(source)
     if source.live and args.resume:
         raise InputError(f"--resume: {source.path} cannot be read a second time.")
+    masks = predict_masks.given_masks(args, source) if args.mask else None
     model: Any = vss2.load(
         args.config_file, weights=args.weights, overrides=args.overrides, device=args.device
     )
+    propagates = predict_masks.check_model(args, model)
+    session = predict_masks.session_options(args, model) if propagates else {}
     if args.size:
         set_size(model.cfg, args.size)
-    names, colors = class_names_and_colors(model, args.palette)
+    if propagates:
+        names, colors = predict_masks.object_names_and_colors(args.palette)
+    else:
+        names, colors = class_names_and_colors(model, args.palette)
     writer = ResultWriter(
         args.output,
         names,
@@ -188,9 +196,11 @@ def predict(args: argparse.Namespace) -> int:
         rle=args.rle,
         scores=args.scores,
         side_by_side=args.side_by_side,
+        background=predict_masks.BACKGROUND if propagates else None,
     )
     status = folder.begin(
-        identity(args, model, source, writer),
+        identity(args, model, source, writer)
+        | ({} if masks is None else {"masks": masks.identity(), "session": session}),
         about={"input": str(source.path), "config": args.config_file, "weights": args.weights},
         resume=args.resume,
         overwrite=args.overwrite,
@@ -200,7 +210,8 @@ def predict(args: argparse.Namespace) -> int:
         print(f"{args.output} is complete: {folder.frames()} frames. Nothing to do.")
         return 0
     resize = instantiate(model.cfg.dataloader.test.mapper.get("resize"))
-    predictor = VideoPredictor(model, resize, args.scores_stride if args.scores else None)
+    stride = args.scores_stride if args.scores else None
+    predictor = VideoPredictor(model, resize, stride, session, masks)
     try:
         report = run_shown(predictor, source, writer, selection, status == "resumed")
     except Stopped as stopped:
@@ -212,6 +223,8 @@ def predict(args: argparse.Namespace) -> int:
         raise
     folder.complete(report.frames)
     show(report, args.input, writer)
+    for path in masks.unused if masks is not None else ():
+        print(f"not used, no frame of its name came: {path}")
     return 0
 
 

@@ -218,10 +218,10 @@ def _run(args: argparse.Namespace) -> None:
         do_train(cfg, args.resume)
         return
     path = checkpoint_to_evaluate(cfg, args.resume)
-    model = build_model(cfg)
+    model = build_model(cfg).eval()  # as which it takes the weights
     trust = bool(cfg.train.trust_checkpoint)
     key = None
-    if cfg.train.ema.enabled and cfg.train.ema.eval:
+    if cfg.train.ema.enabled and cfg.train.ema.eval and isinstance(path, str):
         # As the evaluations of the training run.
         key = "ema" if "ema" in read_checkpoint(path, trust) else None
         logger.info("evaluating the %s", "averaged weights" if key else "weights: no average there")
@@ -231,13 +231,13 @@ def _run(args: argparse.Namespace) -> None:
     do_eval(cfg, model)
 
 
-def checkpoint_to_evaluate(cfg: Any, resume: bool) -> str:
-    """The file that --eval-only evaluates.
+def checkpoint_to_evaluate(cfg: Any, resume: bool) -> str | dict[str, str]:
+    """The file that --eval-only evaluates, or the files by part of the model.
 
     Raises:
         InputError: neither --resume nor train.init_checkpoint names one.
     """
-    from vss2.engine import newest_checkpoint
+    from vss2.engine import newest_checkpoint, weight_files
 
     if resume:
         return newest_checkpoint(cfg)
@@ -246,7 +246,7 @@ def checkpoint_to_evaluate(cfg: Any, resume: bool) -> str:
             "--eval-only needs weights: train.init_checkpoint=FILE, or --resume for the newest "
             f"checkpoint in train.output_dir ({cfg.train.output_dir})"
         )
-    return str(cfg.train.init_checkpoint)
+    return weight_files(cfg.train)
 
 
 if __name__ == "__main__":

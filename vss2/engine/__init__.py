@@ -1,6 +1,6 @@
 """Training and evaluation of a config: what lies between the door's trainer and the tools."""
 
-from .checks import check_config
+from .checks import check_config, weight_files
 from .config_copy import copy_config_sources
 from .evaluate import Evaluation, do_eval
 from .interrupt import TrainingInterrupted
@@ -27,4 +27,5 @@ __all__ = [
     "prepare_environment",
     "restarted",
     "setup",
+    "weight_files",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +148,20 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def weight_files(train: DictConfig) -> str | dict[str, str]:
+    """`train.init_checkpoint`: a path or URL, or such by part of the model."""
+    given = train.init_checkpoint
+    if isinstance(given, Mapping):
+        return {str(part): str(path) for part, path in given.items()}
+    return str(given or "")
+
+
 def _check_init_checkpoint(train: DictConfig) -> None:
-    path = train.init_checkpoint
-    if path and "://" not in str(path):
-        file = Path(str(path)).expanduser()
-        if not file.is_file():
+    given = weight_files(train)
+    for path in [given] if isinstance(given, str) else given.values():
+        if path and "://" not in path and not Path(path).expanduser().is_file():
             raise InputFileError(
-                f"train.init_checkpoint {os.fspath(path)!r} does not exist (seen from "
+                f"train.init_checkpoint {path!r} does not exist (seen from "
                 f"{Path.cwd()}); give a file, a URL, or '' to start from random weights"
             )
 

@@ -18,7 +18,7 @@ from vss2.d2.utils import EventStorage, comm
 from vss2.modeling.compile import compile_targets
 
 from .checkpointing import BestCheckpoint, PeriodicCheckpoint
-from .checks import check_classes, check_config
+from .checks import check_classes, check_config, weight_files
 from .ema import AverageWeights, WeightAverage
 from .evaluate import Evaluation
 from .failures import disk_errors
@@ -174,7 +174,7 @@ class TrainingRun:
         if train.init_checkpoint:
             load_weights(
                 self.model,
-                str(train.init_checkpoint),
+                weight_files(train),
                 trust=bool(train.trust_checkpoint),
                 allow_mismatched=bool(train.init_allow_mismatch),
                 collective=True,

@@ -20,9 +20,11 @@ import torch
 
 from vss2.data.image_io import write_image, write_label
 from vss2.errors import InputError
-from vss2.modeling.meta_arch import VideoSegmentor
+from vss2.modeling.meta_arch import VideoMaskPropagator, VideoSegmentor
 
 STAGES = ("reading", "encode", "decode", "resize", "other", "writing")
+# "memory" is what mask propagation reads from its memory and adds to it.
+PROPAGATION_STAGES = ("reading", "encode", "memory", "decode", "resize", "other", "writing")
 _ASIDE = ("reading", "writing")  # what is no part of the session
 
 
@@ -31,7 +33,8 @@ class FrameTimes(NamedTuple):
 
     Fields:
         session: from the frame in memory to its answer in memory.
-        stages: by name of `STAGES`; "other" is what the session does besides.
+        stages: by name of `STAGES` or `PROPAGATION_STAGES`; "other" is what the session does
+            besides.
     """
 
     session: float
@@ -105,9 +108,11 @@ class Contestant:
         resize: uint8 (H, W, 3) -> uint8 (h, w, 3), what the model sees; None = the frame itself.
         labels_only: ask for labels; otherwise for scores, whose best class is then written.
         threads: CPU threads of PyTorch and OpenCV; None leaves them alone.
+        objects: how many objects a model that propagates masks follows, from a made-up mask of
+            the first frame.
 
     Raises:
-        InputError: the model is none of video semantic segmentation.
+        InputError: the model neither segments video nor propagates masks.
     """
 
     def __init__(
@@ -120,11 +125,12 @@ class Contestant:
         resize: Callable[[np.ndarray], np.ndarray] | None = None,
         labels_only: bool = True,
         threads: int | None = None,
+        objects: int = 1,
     ):
-        if not isinstance(model, VideoSegmentor):
+        if not isinstance(model, (VideoSegmentor, VideoMaskPropagator)):
             raise InputError(
                 f"{type(model).__name__} cannot be measured: expected a model of video semantic "
-                "segmentation"
+                "segmentation or of mask propagation"
             )
         self.name, self.device = name, model.device
         self.threads = threads or torch.get_num_threads()
@@ -133,12 +139,20 @@ class Contestant:
         self._clock = StageClock(model.device)
         self._session: Any = model.new_session()
         self.lag = self._session.lag
+        self.objects = objects if isinstance(model, VideoMaskPropagator) else 0
+        self._stages = PROPAGATION_STAGES if self.objects else STAGES
+        self._begun = False
+        network = getattr(self._session, "_network", model)
         for owner, method, stage in (
-            (model, "encode", "encode"),
-            (model, "decode", "decode"),
+            (network, "encode", "encode"),
+            (network, "read", "memory"),
+            (network, "memorize", "memory"),
+            (network, "decode", "decode"),
+            (network, "predict_masks", "decode"),
             (self._session, "_finalize", "resize"),
+            (self._session, "_scores", "resize"),
         ):
-            if hasattr(owner, method):
+            if callable(getattr(owner, method, None)):
                 setattr(owner, method, self._clock.wrap(stage, getattr(owner, method)))
 
     def step(self) -> FrameTimes:
@@ -149,10 +163,14 @@ class Contestant:
             name, frame = next(self._frames)
             resized = frame if self._resize is None else self._resize(frame)
             image = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+            given = self._first_mask(*image.shape[1:])
         start = time.perf_counter()
         with torch.inference_mode():
             answer = self._session.step(
-                image.to(self.device), output_size=frame.shape[:2], labels_only=self._labels_only
+                image.to(self.device),
+                output_size=frame.shape[:2],
+                labels_only=self._labels_only,
+                **given,
             )
         result = None if answer is None else _on_host(answer)
         if self.device.type == "cuda":
@@ -164,12 +182,39 @@ class Contestant:
                 write_label(self._scratch / f"{name}.png", labels)
         seconds = clock.collect()
         inside = sum(value for stage, value in seconds.items() if stage not in _ASIDE)
-        stages = {stage: seconds.get(stage, 0.0) for stage in STAGES}
+        stages = {stage: seconds.get(stage, 0.0) for stage in self._stages}
         return FrameTimes(session, stages | {"other": max(session - inside, 0.0)})
+
+    def _first_mask(self, height: int, width: int) -> dict[str, torch.Tensor]:
+        """The mask option of the first step of mask propagation; nothing else."""
+        if not self.objects or self._begun:
+            return {}
+        self._begun = True
+        mask = made_up_mask(self.objects, height, width)
+        return {"mask": torch.from_numpy(mask).to(self.device)}
+
+
+def made_up_mask(objects: int, height: int, width: int) -> np.ndarray:
+    """Ellipses side by side with the ids 1 to `objects`, uint8 (height, width).
+
+    Raises:
+        InputError: there is no room for so many.
+    """
+    columns = int(np.ceil(np.sqrt(objects)))
+    if not 1 <= objects <= 255 or min(height, width) < 4 * columns:
+        raise InputError(f"{objects} objects do not fit into a mask of {height}x{width}.")
+    y, x = np.mgrid[0:height, 0:width]
+    row, column = y * columns // height, x * columns // width
+    inside = np.hypot(
+        (y + 0.5) * columns / height - row - 0.5, (x + 0.5) * columns / width - column - 0.5
+    )
+    ids = row * columns + column + 1
+    return np.where((inside < 0.35) & (ids <= objects), ids, 0).astype(np.uint8)
 
 
 def _on_host(answer: dict[str, Any]) -> np.ndarray:
-    return (answer["labels"] if "labels" in answer else answer["sem_seg"]).cpu().numpy()
+    found = next(answer[key] for key in ("prob", "sem_seg", "mask", "labels") if key in answer)
+    return found.cpu().numpy()
 
 
 def set_threads(threads: int) -> None:
@@ -208,7 +253,7 @@ def summary(times: Sequence[FrameTimes]) -> dict[str, Any]:
     """Latencies in ms, rates in frames a second and shares of the whole, of one contestant."""
     reading = [t.with_reading for t in times]
     whole = sum(t.whole for t in times)
-    totals = {stage: sum(t.stages[stage] for t in times) for stage in STAGES}
+    totals = {stage: sum(t.stages[stage] for t in times) for stage in times[0].stages}
     return {
         "frames": len(times),
         "latency_ms": _latency([t.session for t in times]),

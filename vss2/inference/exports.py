@@ -18,14 +18,19 @@ Color = tuple[int, int, int]
 
 
 def rle_document(
-    labels: np.ndarray, name: str, index: int, class_names: Sequence[str]
+    labels: np.ndarray,
+    name: str,
+    index: int,
+    class_names: Sequence[str],
+    background: int | None = None,
 ) -> dict[str, Any]:
-    """Masks of the classes that occur, as COCO annotations.
+    """Masks of the classes or objects that occur, as COCO annotations.
 
     Args:
         labels: uint8 (H, W); ids without a name, such as 255, are left out.
         name, index: of the frame.
         class_names: of ids 0, 1, …
+        background: an id that is left out too.
 
     Returns:
         `file_name`, `image_id`, `height`, `width` and `annotations`: one a class in ascending
@@ -35,7 +40,7 @@ def rle_document(
     height, width = labels.shape
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: len(class_names)])
     annotations = []
-    for k in present.tolist():
+    for k in (int(i) for i in present if i != background):
         code = coco_mask.encode(np.asfortranarray(labels == k, dtype=np.uint8))
         annotations.append(
             {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ class Prediction(NamedTuple):
     Fields:
         name: the source's name of the frame.
         frame: uint8 RGB (H, W, 3), as the source gave it.
-        labels: uint8 (H, W) class ids, at the frame's own size.
+        labels: uint8 (H, W) class ids, or the user's object ids, at the frame's own size.
         frame_index: number of the frame in the source, from 0.
         scores: float16 (K, ceil(H / stride), ceil(W / stride)) before softmax, or None.
     """
@@ -45,6 +45,9 @@ class VideoPredictor:
             Labels come back at (H, W).
         scores_stride: also answer with scores, of every stride-th pixel of every stride-th row;
             None = labels alone.
+        session: options of the model's `new_session`.
+        masks: called with a frame's index, name and (height, width), gives the mask (H, W) of
+            object ids to propagate from there, or None; see `GivenMasks`.
     """
 
     def __init__(
@@ -52,10 +55,14 @@ class VideoPredictor:
         model: Any,
         resize: Callable[[np.ndarray], np.ndarray] | None = None,
         scores_stride: int | None = None,
+        session: Mapping[str, Any] | None = None,
+        masks: Callable[[int, str, tuple[int, int]], np.ndarray | None] | None = None,
     ):
         self.model = model.eval()
         self.resize = resize
         self.scores_stride = scores_stride
+        self.session = dict(session or {})
+        self.masks = masks
 
     def __call__(self, source: Iterable[tuple[str, np.ndarray]]) -> Iterator[Prediction]:
         """Yield a `Prediction` for each `(name, frame)` of the source, in the source's order.
@@ -65,7 +72,8 @@ class VideoPredictor:
         """
         stream = self.open()
         for index, (name, frame) in enumerate(source):
-            prediction = stream.step(index, name, frame, self.prepare(frame))
+            image, mask = self.prepare(frame), self.mask(index, name, frame)
+            prediction = stream.step(index, name, frame, image, mask)
             if prediction is not None:
                 yield prediction
         yield from stream.finish()
@@ -78,6 +86,13 @@ class VideoPredictor:
         """What the session gets of a frame: uint8 (3, h, w), on the CPU. Any thread may call it."""
         image = frame if self.resize is None else self.resize(frame)
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+    def mask(self, index: int, name: str, frame: np.ndarray) -> torch.Tensor | None:
+        """The mask that is given for a frame, uint8 (H, W), on the CPU; one thread may call it."""
+        if self.masks is None:
+            return None
+        mask = self.masks(index, name, (frame.shape[0], frame.shape[1]))
+        return None if mask is None else torch.from_numpy(mask)
 
 
 class PredictionStream:
@@ -92,7 +107,7 @@ class PredictionStream:
 
     def __init__(self, predictor: VideoPredictor):
         self._predictor = predictor
-        self._session = predictor.model.new_session()
+        self._session = predictor.model.new_session(**predictor.session)
         self._waiting: deque[tuple[int, int, str, np.ndarray]] = deque()
         self._size: tuple[int, ...] | None = None
         self._steps = 0
@@ -116,13 +131,14 @@ class PredictionStream:
         name: str,
         frame: np.ndarray,
         image: torch.Tensor,
+        mask: torch.Tensor | None = None,
         need_output: bool = True,
     ) -> Prediction | None:
         """Give the session the next frame; return the prediction that is due, if one is.
 
         Args:
             index, name, frame: of the frame, as in `Prediction`.
-            image: `prepare(frame)`.
+            image, mask: what the predictor's `prepare` and `mask` give for it.
             need_output: False for a frame that only later ones need.
 
         Raises:
@@ -138,7 +154,9 @@ class PredictionStream:
         if need_output:
             self._waiting.append((self._steps, index, name, frame))
         self._steps += 1
-        options = {} if need_output else {"need_output": False}
+        options: dict[str, Any] = {} if need_output else {"need_output": False}
+        if mask is not None:
+            options["mask"] = mask.to(self._predictor.model.device)
         with torch.inference_mode():
             output = self._session.step(
                 image.to(self._predictor.model.device),
@@ -170,7 +188,7 @@ class PredictionStream:
         _, index, name, frame = self._waiting.popleft()
         stride, scores = self._predictor.scores_stride, None
         if stride is None:
-            labels = output["labels"]
+            labels = output["mask"] if "mask" in output else output["labels"]
         else:
             with torch.inference_mode():
                 labels = output["sem_seg"].argmax(0).to(torch.uint8)

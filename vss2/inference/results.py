@@ -76,6 +76,8 @@ class ResultWriter:
         scores: also write `scores/<name>.npz`; the predictions must carry scores.
         side_by_side: also write `side_by_side.mp4`, the frame beside its overlay.
         rows: frames on the contact sheet.
+        background: an id that stands for nothing: it is neither drawn nor listed. The others are
+            objects then and have contours.
 
     Raises:
         InputError: the folder cannot be written, or, at the end, no frame was given.
@@ -93,11 +95,13 @@ class ResultWriter:
         scores: bool = False,
         side_by_side: bool = False,
         rows: int = 6,
+        background: int | None = None,
     ):
         self.folder = Path(folder)
         self.class_names, self.colors = list(class_names), list(colors)
         self.alpha, self.fps = alpha, fps
         self._rle, self._scores = rle, scores
+        self._background = background
         self._sample = EvenSample(rows)
         self._counts = np.zeros(256, np.int64)
         self._overlay = VideoWriter(self.folder / OVERLAY, fps)
@@ -156,7 +160,9 @@ class ResultWriter:
         """Write the frame's own files; the label map, which is read on resume, last."""
         name, labels = prediction.name, prediction.labels
         if self._rle:
-            document = rle_document(labels, name, prediction.frame_index, self.class_names)
+            document = rle_document(
+                labels, name, prediction.frame_index, self.class_names, self._background
+            )
             write_json(self.folder / RLE / f"{name}.json", document)
         if self._scores:
             if prediction.scores is None:
@@ -168,12 +174,17 @@ class ResultWriter:
         """Draw the frame for videos and contact sheet."""
         frame, labels = prediction.frame, prediction.labels
         self._counts += np.bincount(labels.ravel(), minlength=256)
-        shown = overlay(frame, labels, self.colors, alpha=self.alpha)
+        shown = self._overlaid(frame, labels)
         self._overlay.write(shown)
         if self._pairs is not None:
             self._pairs.write(side_by_side(frame, shown))
         keep = self._sample.wants_next()
         self._sample.add((prediction.name, _thumbnail(frame), _thumbnail(shown)) if keep else None)
+
+    def _overlaid(self, frame: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        if self._background is None:
+            return overlay(frame, labels, self.colors, alpha=self.alpha)
+        return overlay(frame, labels, self.colors, self.alpha, self._background, contour=True)
 
     def __exit__(self, kind, error, trace) -> None:
         self._stack.__exit__(kind, error, trace)
@@ -189,7 +200,7 @@ class ResultWriter:
             titles.append("\n".join(name for name, *_ in chosen[i : i + 2]))
         columns = len(rows[0])
         cell = min(max(rows[0][0].shape[1], _MIN_CELL), _MAX_CELL)
-        present = np.flatnonzero(self._counts)
+        present = [k for k in np.flatnonzero(self._counts) if k != self._background]
         return contact_sheet(
             rows,
             titles,

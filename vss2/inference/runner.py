@@ -78,6 +78,7 @@ class _Job(NamedTuple):
     name: str
     frame: np.ndarray
     image: torch.Tensor | None  # None: the session does not see it
+    mask: torch.Tensor | None  # given for this frame
     wanted: bool  # the session answers it
     stored: bool  # its results are there already
 
@@ -107,9 +108,11 @@ def _jobs(
     for index, name, frame in source.frames(selection.start, selection.end, step):
         chosen = selection.has(index)
         stored = chosen and index < begin
-        image = predictor.prepare(frame) if index >= seen_from else None
+        image = mask = None
+        if index >= seen_from:
+            image, mask = predictor.prepare(frame), predictor.mask(index, name, frame)
         if stored or image is not None:
-            yield _Job(index, name, frame, image, chosen and not stored, stored)
+            yield _Job(index, name, frame, image, mask, chosen and not stored, stored)
 
 
 def run(
@@ -191,7 +194,9 @@ def _loop(
             labels = writer.stored_labels(job.name, job.frame)
             put(Prediction(job.name, job.frame, labels, job.frame_index), stored=True)
         if job.image is not None:
-            prediction = stream.step(job.frame_index, job.name, job.frame, job.image, job.wanted)
+            prediction = stream.step(
+                job.frame_index, job.name, job.frame, job.image, job.mask, job.wanted
+            )
             if prediction is not None:
                 put(prediction)
     return True
