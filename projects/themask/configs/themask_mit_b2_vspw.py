@@ -1,0 +1,7 @@
+"""THE-Mask with MiT-B2 on clips of two frames of VSPW: stage 2."""
+
+from .themask_mit_b0_vspw import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.size = "b2"
+train.output_dir = "./output/themask_mit_b2_vspw"
+train.init_checkpoint = "themask_1f_mit_b2_vspw.pth"
