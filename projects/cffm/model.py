@@ -25,9 +25,10 @@ from .checkpoint import published_cffm_names, with_index_constants
 from .focal import REFERENCE_GRIDS
 from .head import PROTOTYPE_WEIGHT, CFFMHead, CFFMPlusPlusHead, PrototypeKeys, half_size
 from .prototypes import PrototypeStore
-from .session import PrototypeSession, StretchingSession
+from .session import OnlinePrototypeSession, PrototypeSession, StretchingSession
 
 FRAME_LOSS_WEIGHT = 0.5
+ONLINE = "online"
 
 
 @META_ARCH_REGISTRY.register()
@@ -189,11 +190,12 @@ class CFFMPlusPlus(CFFM):
     """A frozen CFFM whose target also attends to prototypes of its whole video.
 
     Trained are `linear_pred3` and `decoder_swin` alone. Prototypes that were clustered over the
-    whole video make the method look ahead: it is not causal.
+    whole video make the method look ahead: it is not causal. Online ones do not.
 
     Args:
-        prototypes: where those of each video lie, a folder, a zip or a `PrototypeStore`; None:
-            samples and sessions bring them.
+        prototypes: where those of each video lie, a folder, a zip or a `PrototypeStore`; "online":
+            sessions make them from the frames so far (see `OnlinePrototypes`), and training
+            samples bring them; None: samples and sessions bring them.
         drop_path: whether the frozen backbone keeps its stochastic depth while the rest trains,
             as published; False freezes its features too.
         backbone, num_classes, window, focal_depth, embed_dim, num_heads, norm, dropout,
@@ -232,7 +234,12 @@ class CFFMPlusPlus(CFFM):
             eval_output=eval_output,
         )
         self.embed_dim = embed_dim
-        self.store = PrototypeStore(prototypes) if isinstance(prototypes, str) else prototypes
+        self.online = isinstance(prototypes, str) and prototypes == ONLINE
+        self.store: PrototypeStore | None = None
+        if isinstance(prototypes, PrototypeStore):
+            self.store = prototypes
+        elif prototypes is not None and not self.online:
+            self.store = PrototypeStore(prototypes)
         self.drop_path = drop_path
         self.backbone.requires_grad_(False)
         self._keys: PrototypeKeys | None = None
@@ -295,6 +302,11 @@ class CFFMPlusPlus(CFFM):
         return super().forward([self._supplied(item) for item in batched_inputs])
 
     def _supplied(self, item: dict[str, Any]) -> dict[str, Any]:
+        if self.training and self.online and "prototypes" not in item:
+            raise InputError(
+                "model.prototypes=online is for streaming: training takes the prototypes of whole "
+                "videos, which 'vss2 cffm prototypes' makes"
+            )
         if self.store is None:
             return item
         if self.training:
@@ -336,7 +348,8 @@ class CFFMPlusPlus(CFFM):
         if not isinstance(prototypes, torch.Tensor):
             raise InputError(
                 f"{type(self).__name__} needs the prototypes of the video, a float tensor "
-                f"(P, {self.embed_dim}), got {type(prototypes).__name__}"
+                f"(P, {self.embed_dim}), got {type(prototypes).__name__}; a session takes "
+                f"{ONLINE!r} too"
             )
         if prototypes.ndim == 3 and prototypes.shape[0] == 1:
             prototypes = prototypes[0]
@@ -365,10 +378,20 @@ class CFFMPlusPlus(CFFM):
                 f"{', ...' if len(missing) > 3 else ''}"
             )
 
-    def new_session(self, prototypes: torch.Tensor | None = None) -> PrototypeSession:
+    def new_session(
+        self, prototypes: torch.Tensor | str | None = None
+    ) -> PrototypeSession | OnlinePrototypeSession:
         """A session of one video.
 
         Args:
-            prototypes: of the video, float [P, C].
+            prototypes: of the video, float [P, C]; or "online", to make them from the frames so
+                far. Default: those of the model's store if it holds a single video, or online
+                ones if the model says so.
         """
+        if prototypes is None and self.store is not None:
+            prototypes = self.store.only()
+        if (prototypes is None and self.online) or (
+            isinstance(prototypes, str) and prototypes == ONLINE
+        ):
+            return OnlinePrototypeSession(self)
         return PrototypeSession(self, self.check_prototypes(prototypes))

@@ -23,7 +23,8 @@ class PrototypeStore:
     """Prototypes by video.
 
     Args:
-        path: the folder, or a .zip whose members end in `<video>/centers.pt`.
+        path: the folder, or a .zip whose members end in `<video>/centers.pt`; for a single video
+            also its own folder, which holds centers.pt itself.
         parts: fall back to the release's other form: where a video has no centers.pt, all its *.pt
             files are joined and a random `keep` of the rows serve, drawn anew at each reading.
         keep: share of the rows that the fall-back keeps.
@@ -63,6 +64,23 @@ class PrototypeStore:
         chosen = np.sort(self._rng.permutation(len(rows))[:count])
         return rows[torch.from_numpy(chosen)]
 
+    def only(self) -> torch.Tensor:
+        """The prototypes [P, C] of the one video that is here.
+
+        Raises:
+            InputFileError, InputError: as for a video by name; there are several, or none.
+        """
+        if not self._zipped() and (self.path / CENTERS).is_file():
+            return self._read(str(self.path / CENTERS))
+        videos = self.videos()
+        if len(videos) != 1:
+            raise InputError(
+                f"{self.path} holds the prototypes of {len(videos)} videos and nothing says which "
+                f"one this is: set model.prototypes to the folder with its {CENTERS}, "
+                "or to online"
+            )
+        return self[videos[0]]
+
     def videos(self) -> list[str]:
         """Names of the videos that are here."""
         if self._zipped():
@@ -73,7 +91,8 @@ class PrototypeStore:
         if not self.path.exists():
             raise InputFileError(
                 f"prototypes {self.path} do not exist; expected a folder with "
-                f"<video>/{CENTERS}, or a zip of one. The command 'vss2 cffm prototypes' makes it"
+                f"<video>/{CENTERS}, or a zip of one. The command 'vss2 cffm prototypes' makes it; "
+                "a stream does without by model.prototypes=online"
             )
         if self.path.is_dir():
             return False

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vss2.data.transforms import TestResize
+from vss2.errors import InputError
 from vss2.modeling.session import WindowSession, move
 
 from .head import PrototypeKeys
+from .online import OnlinePrototypes
 
 if TYPE_CHECKING:
     from .model import CFFM, CFFMPlusPlus
@@ -62,5 +64,40 @@ class PrototypeSession(StretchingSession):
         return super().state_dict() | {"prototypes": self._prototypes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not isinstance(state.get("prototypes"), torch.Tensor):
+            raise InputError("this state is not of a session with the prototypes of a whole video")
         super().load_state_dict(state)
         self._set_prototypes(move(state["prototypes"], self._model.device))
+
+
+class OnlinePrototypeSession(StretchingSession):
+    """The session of CFFM++ whose prototypes come from the frames up to the answered one.
+
+    Beside what a window needs it holds an `OnlinePrototypes`, bounded too. As that depends on all
+    earlier frames, a session that begins in the middle of a video answers otherwise.
+    """
+
+    _model: CFFMPlusPlus
+    window_only = False
+
+    def reset(self) -> None:
+        super().reset()
+        self._prototypes = OnlinePrototypes()
+
+    def _encode(self, frames: torch.Tensor) -> list[Any]:
+        encoded = []
+        for features in super()._encode(frames):
+            tokens = features["stride8"][0].flatten(1).T.float()
+            with torch.no_grad():
+                keys = self._model.prototype_keys(self._prototypes.update(tokens)[None])
+            encoded.append(features | {"prototypes": keys})
+        return encoded
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"prototypes": self._prototypes.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not isinstance(state.get("prototypes"), dict):
+            raise InputError("this state is not of a session with online prototypes")
+        super().load_state_dict(state)
+        self._prototypes.load_state_dict(state["prototypes"], self._model.device)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from cffm_cases import clip_of, tiny_model
 from vss2.data.transforms import TestResize
 from vss2.errors import InputError
 from vss2.modeling.losses import resize_scores
+from vss2.testing.memory import STATM, memory_growth
 
 SIZE = (64, 96)
 VIDEO = clip_of(5, *SIZE, frames=14)
@@ -181,7 +185,7 @@ def test_bad_prototypes_are_refused(case: tuple[Any, dict]) -> None:
     bad[3, 2] = float("nan")
     for prototypes, message in (
         (None, "needs the prototypes"),
-        ("online", "got str"),
+        ("onlin", "got str"),
         (good[:, :8], r"\(7, 8\)"),
         (good[:0], r"\(0, 16\)"),
         (bad, "NaN"),
@@ -193,3 +197,43 @@ def test_bad_prototypes_are_refused(case: tuple[Any, dict]) -> None:
     # The published files hold (1, P, C).
     published = model.predict_clip(VIDEO[:4], prototypes=good[None])
     assert torch.equal(published, model.predict_clip(VIDEO[:4], **options))
+
+
+CONTINUE = """
+import sys, torch
+from cffm_cases import tiny_model
+torch.set_num_threads(1)
+saved = torch.load(sys.argv[1], weights_only=True)
+session = tiny_model().new_session()
+session.load_state_dict(saved["state"])
+torch.save([session.step(frame)["sem_seg"] for frame in saved["frames"]], sys.argv[1])
+"""
+
+
+def test_saved_state_goes_on_in_another_process(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        session = tiny_model().new_session()
+        for frame in VIDEO[:10]:
+            session.step(frame)
+        file = tmp_path / "state.pt"
+        torch.save({"state": session.state_dict(), "frames": VIDEO[10:13]}, file)
+        expected = [session.step(frame)["sem_seg"] for frame in VIDEO[10:13]]
+    finally:
+        torch.set_num_threads(threads)
+    command = [sys.executable, "-c", CONTINUE, str(file)]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for answer, other in zip(torch.load(file), expected, strict=True):
+        assert torch.equal(answer, other)
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="the system does not tell the memory in use")
+@pytest.mark.parametrize("frames", [200, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("prototypes", [None, "online"])
+def test_memory_stays_flat(prototypes: str | None, frames: int) -> None:
+    options = {"plus_plus": True, "prototypes": prototypes} if prototypes else {}
+    model = tiny_model(**options)
+    # A session that forgot nothing would hold 4 MB more after 200 frames of this narrow model.
+    assert memory_growth(model.new_session(), frames, (128, 192)) < 2
