@@ -65,7 +65,8 @@ def resize(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
 
 
-def head(part: Any, maps: list[torch.Tensor]) -> torch.Tensor:
+def embedding(part: Any, maps: list[torch.Tensor]) -> torch.Tensor:
+    """Stages of the backbone to [N, E, H / 4, W / 4]."""
     size = maps[0].shape[-2:]
     projected = []
     for stage in (4, 3, 2, 1):
@@ -74,13 +75,24 @@ def head(part: Any, maps: list[torch.Tensor]) -> torch.Tensor:
         grid = to_map(tokens, *feature.shape[-2:])
         projected.append(grid if stage == 1 else resize(grid, size))
     fuse = part.linear_fuse
-    return part.linear_pred(fuse.bn(fuse.conv(torch.cat(projected, dim=1))).relu())
+    return fuse.bn(fuse.conv(torch.cat(projected, dim=1))).relu()
 
 
 def published_scores(model: SegFormer, frame: torch.Tensor) -> torch.Tensor:
     """uint8 [3, H, W] to scores [1, K, H / 4, W / 4]."""
     images = model.normalize(frame[None])
-    return head(model.decode_head, backbone(model.backbone, images))
+    head = model.decode_head
+    return head.linear_pred(embedding(head, backbone(model.backbone, images)))
+
+
+def labels_of(
+    scores: torch.Tensor, input_size: Sequence[int], output_size: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels int64 [H', W'] and softmax scores [K, H', W'] from the scores [1, K, h, w] of a frame,
+    by two resizes of all classes.
+    """
+    probabilities = resize(resize(scores, input_size), output_size).softmax(dim=1)[0]
+    return probabilities.argmax(0), probabilities
 
 
 @torch.no_grad()
@@ -88,6 +100,4 @@ def published_labels(
     model: SegFormer, frame: torch.Tensor, output_size: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels int64 [H', W'] and softmax scores [K, H', W'] of one frame."""
-    scores = resize(published_scores(model, frame), frame.shape[-2:])
-    probabilities = resize(scores, output_size).softmax(dim=1)[0]
-    return probabilities.argmax(0), probabilities
+    return labels_of(published_scores(model, frame), frame.shape[-2:], output_size)

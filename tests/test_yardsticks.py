@@ -38,6 +38,22 @@ def test_published_segformer_gives_the_labels_of_a_session(load) -> None:
     assert len(labels.unique()) > 5
 
 
+@pytest.mark.parametrize("size", ["b0", "b1"])
+@pytest.mark.parametrize("method", ["cffm", "mrcfa"])
+def test_published_windows_give_the_labels_of_a_session(load, method: str, size: str) -> None:
+    yardstick, published = load(f"{method}_session"), load(f"published_{method}")
+    shared = load("window_session")
+    model = yardstick.build_size(size)
+    frames = shared.moving_frames(10, (64, 96))
+    clip = frames[[0, 3, 6, 9]]
+    with torch.no_grad():
+        scores = published.published_scores(model, clip)
+    ours = model.predict_clip(clip)
+    assert (scores - ours).abs().max() < 1e-5 * ours.abs().max()
+    assert (ours - model.predict_clip(clip[-1:])).abs().max() > 1e-2 * ours.abs().max()
+    assert shared.check_labels(model, published.published_labels, frames, (60, 95)) > 5
+
+
 def test_plain_metrics_script_gives_the_scores(load) -> None:
     yardstick = load("metrics")
     raw, predictions = yardstick.video()
