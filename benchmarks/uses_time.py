@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/uses_time.py --jobs 2
 
 Trains each method on the toy world with each seed, with as many labelled frames in a step and as
-many steps as every other: single frames, or clips whose target alone is labelled. Scores it on
+many steps as every other: single frames, clips whose target alone is labelled, or fewer clips that
+are labelled throughout; a method of two stages shares its steps between them. Scores it on
 `toy_val`: all frames, and the damaged ones, which do not tell their labels while their neighbours
 do. Then every frame that a clip holds beside the target becomes a copy of the target: what the
 scores of damaged frames lose by that is what the method reads off other frames. Prints Markdown.
@@ -49,17 +50,35 @@ TARGETS = (
 )
 
 
+# Four clips of two labelled frames.
+PAIRS = (
+    "dataloader.train.mapper.clip_sampler.offsets=[-3,0]",
+    "dataloader.train.total_batch_size=4",
+)
+
+
 class Method(NamedTuple):
-    """A config, and what makes its budget that of the others."""
+    """A config, what makes its budget that of the others, and the stage whose weights it needs."""
 
     config: str
     options: tuple[str, ...] = ()
+    first: Method | None = None
 
 
 METHODS = {
     "segformer_toy": Method("segformer/segformer_toy"),
     "cffm_toy": Method("cffm/cffm_toy", TARGETS),
     "mrcfa_toy": Method("mrcfa/mrcfa_toy", TARGETS),
+    "mask2former_toy": Method("mask2former/mask2former_toy"),
+    "mask2former_video": Method("mask2former/mask2former_toy", ("model.clip_length=2", *PAIRS)),
+    "themask_toy": Method(
+        "themask/themask_toy",
+        first=Method(
+            "themask/themask_1f_toy",
+            # Half the steps of its config, and everything that counts them.
+            ("train.max_iter=300", "lr_multiplier.max_iter=300", "model.warmup_iters=150"),
+        ),
+    ),
 }
 BASELINE = "segformer_toy"
 PICTURED = 3  # damaged frames
@@ -138,35 +157,48 @@ def labelled_frames(cfg: Any) -> int:
 
 
 def budget(name: str, overrides: Sequence[str]) -> tuple[int, int]:
-    """Labelled frames in a step, and steps."""
-    method = METHODS[name]
-    cfg = apply_overrides(load_config(method.config), [*method.options, *overrides, *LOADERS])
-    return labelled_frames(cfg), int(cfg.train.max_iter)
+    """Labelled frames in a step, and steps of all stages."""
+    frames, steps = set(), 0
+    stage: Method | None = METHODS[name]
+    while stage is not None:
+        cfg = apply_overrides(load_config(stage.config), [*stage.options, *overrides, *LOADERS])
+        frames.add(labelled_frames(cfg))
+        steps += int(cfg.train.max_iter)
+        stage = stage.first
+    if len(frames) > 1:
+        raise InputError(f"stages of {name} take different numbers of labelled frames: {frames}")
+    return frames.pop(), steps
 
 
-def train(name: str, seed: int, folder: Path, overrides: Sequence[str]) -> Path:
+def train(method: Method, seed: int, folder: Path, overrides: Sequence[str]) -> Path:
     """Train, or go on training; the checkpoint's file."""
     folder.mkdir(parents=True, exist_ok=True)
+    start = []
+    if method.first is not None:
+        weights = train(method.first, seed, folder / "first", overrides).resolve()
+        start = [f"train.init_checkpoint={weights}"]
     command = [sys.executable, str(ROOT / "tools" / "train_net.py"), "--resume"]
-    command += ["--config-file", METHODS[name].config]
-    command += [f"train.output_dir={folder.resolve()}", f"train.seed={seed}"]
+    command += ["--config-file", method.config]
+    command += [f"train.output_dir={folder.resolve()}", f"train.seed={seed}", *start]
     with (folder / "screen.txt").open("a") as screen:
         done = subprocess.run(
-            [*command, *QUIET, *LOADERS, *METHODS[name].options, *overrides],
+            [*command, *QUIET, *LOADERS, *method.options, *overrides],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
             stdout=screen,
             stderr=subprocess.STDOUT,
         )
     if done.returncode:
         raise InputError(
-            f"training {name}, seed {seed}, ended with {done.returncode}; see {folder}"
+            f"training {method.config}, seed {seed}, ended with {done.returncode}; see {folder}"
         )
     return folder / "model_final.pth"
 
 
 def load(name: str, checkpoint: Path, overrides: Sequence[str]) -> Any:
     """The trained model."""
-    return vss2.load(METHODS[name].config, str(checkpoint), [*overrides, *LOADERS], "cpu")
+    method = METHODS[name]
+    options = [*method.options, *overrides, *LOADERS]
+    return vss2.load(method.config, str(checkpoint), options, "cpu")
 
 
 def evaluate(name: str, checkpoint: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -271,7 +303,10 @@ def main() -> None:
     runs = [(name, seed) for seed in args.seeds for name in args.methods]
     with ThreadPoolExecutor(args.jobs) as pool:
         checkpoints = pool.map(
-            lambda run: train(*run, args.output / f"{run[0]}_seed{run[1]}", args.override), runs
+            lambda run: train(
+                METHODS[run[0]], run[1], args.output / f"{run[0]}_seed{run[1]}", args.override
+            ),
+            runs,
         )
         files = dict(zip(runs, tqdm(checkpoints, total=len(runs), unit="run"), strict=True))
     results = {
