@@ -153,6 +153,7 @@ def main() -> None:
     if args.memory:
         measure_memory()
         return
+    set_threads(1)  # both ways then round alike; each count of threads rounds in its own way
     model, frames = build(args.model), clip(CONTEXT + 3)
     session = filled_session(model, frames[:-2])
     published = Published(model, session, frames[-2], args.queries)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,3 +77,48 @@ def test_references_tell_what_a_blank_target_does_not(name: str, uses_time: Modu
         right[copies] = np.mean([np.mean(found[str(k)][5] == k) for k in range(3)])
     assert right[False] > 0.9
     assert right[True] < 0.6
+
+
+@pytest.mark.parametrize("name", ["mask2former_video", "themask_toy"])
+def test_blocks_of_copies_answer_as_clips_of_one_frame(name: str, uses_time: ModuleType) -> None:
+    torch.manual_seed(0)
+    method = uses_time.METHODS[name]
+    model = instantiate(apply_overrides(load_config(method.config), [*method.options]).model).eval()
+    assert model.window.lag == 5
+    frames = torch.randint(0, 256, (8, 3, *SIZE), dtype=torch.uint8)
+    answers = list(uses_time.blind(model.new_session()).run(frames))
+    assert [answer["frame_index"] for answer in answers] == list(range(8))
+    for answer, frame, place in zip(answers, frames, (0, 0, 0, 1, 1, 1, 0, 1), strict=True):
+        pair = list(model.new_session().run(torch.stack((frame, frame))))
+        torch.testing.assert_close(answer["sem_seg"], pair[place]["sem_seg"])
+    seeing = next(model.new_session().run(frames))
+    assert not torch.allclose(seeing["sem_seg"], answers[0]["sem_seg"])
+
+
+def test_schedules_end_with_the_steps_and_all_take_as_many(uses_time: ModuleType) -> None:
+    for method in uses_time.METHODS.values():
+        steps, stage = 0, method
+        while stage is not None:
+            cfg = apply_overrides(load_config(stage.config), [*stage.options])
+            assert cfg.lr_multiplier.max_iter == cfg.train.max_iter
+            steps, stage = steps + cfg.train.max_iter, stage.first
+        assert steps == 600
+
+
+def test_a_second_stage_starts_from_the_weights_of_the_first(
+    uses_time: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(uses_time.subprocess, "run", run)
+    final = uses_time.train(uses_time.METHODS["themask_toy"], 4, tmp_path, [])
+    assert final == tmp_path / "model_final.pth"
+    first, second = commands
+    assert {"themask/themask_1f_toy", "train.seed=4", "train.max_iter=300"} <= set(first)
+    assert f"train.output_dir={tmp_path / 'first'}" in first
+    assert {"themask/themask_toy", "train.seed=4", f"train.output_dir={tmp_path}"} <= set(second)
+    assert f"train.init_checkpoint={tmp_path / 'first' / 'model_final.pth'}" in second
