@@ -73,15 +73,24 @@ class PublishedCore:
 
     def read(self, query: torch.Tensor) -> torch.Tensor:
         """[1, C_k, h, w] to [O, C_v, h, w]."""
-        keys, values = self.keys, self.values
-        product = keys.t() @ query[0].flatten(1)
-        similarity = (2 * product - keys.square().sum(0)[:, None]) / math.sqrt(len(keys))
+        similarity = self.similarity(query)
         top, index = similarity.topk(self.top_k, dim=0)
         # The released code does not subtract the maximum, and overflows on keys that are large.
         weights = (top - top[:1]).exp()
         weights /= weights.sum(0, keepdim=True)
         affinity = torch.zeros_like(similarity).scatter_(0, index, weights)
-        return torch.matmul(values, affinity).unflatten(2, query.shape[-2:])
+        return torch.matmul(self.values, affinity).unflatten(2, query.shape[-2:])
+
+    def similarity(self, query: torch.Tensor) -> torch.Tensor:
+        """[1, C_k, h, w] to [memory positions, h w]."""
+        product = self.keys.t() @ query[0].flatten(1)
+        norms = self.keys.square().sum(0)[:, None]
+        return (2 * product - norms) / math.sqrt(len(self.keys))
+
+    def margin(self, query: torch.Tensor) -> torch.Tensor:
+        """[h, w]: by how much the last position that answers is better than the next one."""
+        top = self.similarity(query).topk(self.top_k + 1, dim=0).values
+        return (top[-2] - top[-1]).view(query.shape[-2:])
 
     def decode(
         self, readout: torch.Tensor, thin: torch.Tensor, f8: torch.Tensor, f4: torch.Tensor

@@ -14,6 +14,7 @@ from vss2.modeling.memory_bank import MemoryBank, MemoryEntry
 from vss2.projects.stcn import STCN
 from vss2.testing.fixtures import filled_state_dict, image_clip
 
+TIE = 1e-5  # of similarities, which are of the order of 10
 TOLERANCE = 1e-4  # on probabilities
 
 
@@ -153,8 +154,10 @@ def main() -> None:
         grid = (-(-size[0] // 16), -(-size[1] // 16))
         bank, core, query = filled(model, args.memory, count, grid)
         with torch.no_grad():
-            error = (bank.read(query) - core.read(query)).abs().max().item()
-            assert error <= TOLERANCE, f"readouts differ by {error}"
+            error = (bank.read(query) - core.read(query)).abs().amax((0, 1))
+            clear = core.margin(query) > TIE
+            assert clear.float().mean() > 0.99, "too many ties to compare"
+            assert error[clear].max() <= TOLERANCE, f"readouts differ by {error[clear].max()}"
             times = interleave(
                 {
                     "published": lambda c=core, q=query: c.read(q),
