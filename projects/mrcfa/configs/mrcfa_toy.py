@@ -14,14 +14,16 @@ dataloader.train.total_batch_size = 2
 model.num_classes = 12
 # 96x128 has but 12 tokens of 32x32 pixels. The published share of 0.8 would leave nine.
 model.keep_ratio = 1.0
+# From scratch the frames' own scores must teach the backbone, as SegFormer's do at a weight of 1.
+model.frame_loss_weight = 1.0
 # From scratch, backbone and head learn at one rate, but for three parts of the affinity branch.
 optimizer.lr = 1e-3
 optimizer.params.multipliers.head.lr_mult = 1.0
-# The refinement net's few scalars and the branches' classifiers keep the published factor of 10:
-# at a factor of 1 they hardly move in 600 steps, and the branches stay far behind the frames' own
-# classifier. Values of references learn slower, else they drown the target's own features.
+# The refinement net's few scalars keep the published factor of 10, the branches' classifiers get
+# twice that: at a factor of 1 they hardly move in 600 steps, and the branches stay far behind the
+# frames' own classifier. Values of references learn slower, else they drown the target's features.
 optimizer.params.multipliers.encoder_layer = {"lr_mult": 10.0}
-optimizer.params.multipliers.smalldecoder = {"lr_mult": 10.0}
+optimizer.params.multipliers.smalldecoder = {"lr_mult": 20.0}
 optimizer.params.multipliers.sr1_feat = {"lr_mult": 0.3}
 lr_multiplier = L(PolyWarmup)(max_iter=600, power=1.0, warmup_iters=50, warmup_ratio=1e-6)
 
