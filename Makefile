@@ -44,8 +44,9 @@ quickstart: install
 	@echo "Overlay video:   $(OUT)/prediction/overlay.mp4"
 	@echo "Contact sheet:   $(OUT)/prediction/contact_sheet.png"
 
+# One thread each: two workers with all threads would wait for one another.
 test: install lint
-	$(PY) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(VENV)/bin/ruff check .
