@@ -45,6 +45,25 @@ def to_id_map(values: Any, what: str) -> np.ndarray:
     return np.ascontiguousarray(ids)
 
 
+def id_map_pair(truth: Any, result: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Annotation and result of one frame as maps of ids of one size; see `to_id_map`.
+
+    Args:
+        where: how an error names the frame.
+
+    Raises:
+        InputError: what `to_id_map` refuses, or sizes that differ.
+    """
+    truth = to_id_map(truth, f"annotation of {where}")
+    result = to_id_map(result, f"result of {where}")
+    if truth.shape != result.shape:
+        raise InputError(
+            f"The result of {where} has size {result.shape[0]}x{result.shape[1]}, its "
+            f"annotation {truth.shape[0]}x{truth.shape[1]} (height x width); they must be equal."
+        )
+    return truth, result
+
+
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Element-wise quotient in float64, nan where the denominator is 0."""
     out = np.full(np.shape(numerator), np.nan)

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from vss2.errors import InputError
-from vss2.evaluation.confusion import to_id_map
+from vss2.evaluation.confusion import id_map_pair
 from vss2.evaluation.contours import MaskContour, tolerance_radius
 
 VOID = 255
@@ -232,14 +232,7 @@ class DAVISAccumulator:
         sequence = self._open.get(name)
         number = sequence.frames if sequence is not None else 0
         where = f"sequence '{name}', frame {number if frame is None else frame}"
-        truth = to_id_map(truth, f"annotation of {where}")
-        result = to_id_map(result, f"result of {where}")
-        if truth.shape != result.shape:
-            raise InputError(
-                f"The result of {where} has size {result.shape[0]}x{result.shape[1]}, its "
-                f"annotation {truth.shape[0]}x{truth.shape[1]} (height x width); they must be "
-                f"equal."
-            )
+        truth, result = id_map_pair(truth, result, where)
         if sequence is None:
             sequence = self._open[name] = _TASKS[self.task](name, truth)
         sequence.add(truth, result, where)

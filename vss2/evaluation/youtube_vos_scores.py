@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vss2.errors import InputError
-from vss2.evaluation.confusion import to_id_map
+from vss2.evaluation.confusion import id_map_pair
 from vss2.evaluation.contours import MaskContour, tolerance_radius
 
 ALL = ("J&F", "J", "F")
@@ -68,14 +68,7 @@ class YouTubeVOSAccumulator:
         if not tracks:
             return
         where = f"video '{video}', frame {frame}"
-        truth = to_id_map(truth, f"annotation of {where}")
-        result = to_id_map(result, f"result of {where}")
-        if truth.shape != result.shape:
-            raise InputError(
-                f"The result of {where} has size {result.shape[0]}x{result.shape[1]}, its "
-                f"annotation {truth.shape[0]}x{truth.shape[1]} (height x width); they must be "
-                f"equal."
-            )
+        truth, result = id_map_pair(truth, result, where)
         radius = tolerance_radius(*truth.shape)
         for identity, track in tracks.items():
             g, s = (

@@ -12,7 +12,7 @@ import torch
 from vss2.errors import InputError
 
 from .losses import resize_scores
-from .session import VideoSession, split
+from .session import VideoSession, check_frame, split
 
 if TYPE_CHECKING:
     from .meta_arch import VideoMaskPropagator
@@ -255,11 +255,7 @@ class PropagationSession(VideoSession):
     def _check_frame(self, frame: torch.Tensor) -> None:
         if self._finished:
             raise InputError("this session is finished; call reset() before the next video")
-        if not isinstance(frame, torch.Tensor) or frame.dtype != torch.uint8:
-            kind = frame.dtype if isinstance(frame, torch.Tensor) else type(frame).__name__
-            raise InputError(f"a frame is a uint8 tensor (3, H, W), got {kind}")
-        if frame.ndim != 3 or frame.shape[0] != 3:
-            raise InputError(f"a frame is a uint8 tensor (3, H, W), got {tuple(frame.shape)}")
+        check_frame(frame)
         size = (frame.shape[1], frame.shape[2])
         if self._input_size not in (None, size):
             raise InputError(

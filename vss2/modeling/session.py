@@ -60,6 +60,15 @@ class VideoSession(ABC):
         """Go on with the video that `state_dict` describes."""
 
 
+def check_frame(frame: torch.Tensor) -> None:
+    """Raise InputError unless `frame` is what a session takes: uint8 [3, H, W]."""
+    if not isinstance(frame, torch.Tensor) or frame.dtype != torch.uint8:
+        kind = frame.dtype if isinstance(frame, torch.Tensor) else type(frame).__name__
+        raise InputError(f"a frame is a uint8 tensor (3, H, W), got {kind}")
+    if frame.ndim != 3 or frame.shape[0] != 3:
+        raise InputError(f"a frame is a uint8 tensor (3, H, W), got {tuple(frame.shape)}")
+
+
 @dataclass
 class _Request:
     """What the caller asked for a frame that is not answered yet."""
@@ -191,11 +200,7 @@ class WindowSession(VideoSession):
         """The frame as the network sees it, checked."""
         if self._finished:
             raise InputError("this session is finished; call reset() before the next video")
-        if not isinstance(frame, torch.Tensor) or frame.dtype != torch.uint8:
-            kind = frame.dtype if isinstance(frame, torch.Tensor) else type(frame).__name__
-            raise InputError(f"a frame is a uint8 tensor (3, H, W), got {kind}")
-        if frame.ndim != 3 or frame.shape[0] != 3:
-            raise InputError(f"a frame is a uint8 tensor (3, H, W), got {tuple(frame.shape)}")
+        check_frame(frame)
         frame = self._prepare(frame)
         size = (frame.shape[1], frame.shape[2])
         self._model.check_size(*size)
