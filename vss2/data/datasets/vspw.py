@@ -8,11 +8,11 @@ VSPW_480p/data/<video>/mask/*.png       the same stems; may be absent for a whol
 from __future__ import annotations
 
 import colorsys
-import os
 from pathlib import Path
 from typing import Any
 
 from vss2.d2.data import DatasetCatalog, MetadataCatalog
+from vss2.data.datasets.frame_files import read_video_list, sorted_files
 from vss2.data.datasets.roots import datasets_root
 from vss2.data.labels import IGNORE_LABEL
 from vss2.data.problems import problem
@@ -174,37 +174,13 @@ def _video_names(root: Path, split: str) -> list[str]:
     """The names in a split's list file, which must exist, be non-empty and repeat none."""
     if not root.is_dir():
         raise InputFileError(f"The VSPW folder {root} does not exist. {_layout_hint(root)}")
-    path = root / f"{split}.txt"
-    if not path.is_file():
-        raise InputFileError(f"The list of videos {path} does not exist. {_layout_hint(root)}")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputFileError(f"Cannot read the list of videos {path}: {error}.") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise InputError(f"The list of videos {path} names no video.")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            problem(InputError(f"The list of videos {path} names {name!r} twice."))
-        seen.add(name)
-    return list(dict.fromkeys(names))
-
-
-def _sorted_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Visible file names of a folder with one of the suffixes, sorted."""
-    return sorted(
-        name
-        for name in os.listdir(folder)
-        if name.lower().endswith(suffixes) and not name.startswith(".")
-    )
+    return read_video_list(root / f"{split}.txt", _layout_hint(root))
 
 
 def _load_video(folder: Path, name: str, labelled: bool) -> dict[str, Any]:
     """The video dict of one folder; every frame needs its mask if `labelled`."""
     origin, mask = folder / "origin", folder / "mask"
-    frame_names = _sorted_files(origin, FRAME_SUFFIXES)
+    frame_names = sorted_files(origin, FRAME_SUFFIXES)
     if not frame_names:
         raise InputError(f"The video {name!r} is empty: {origin} holds no frames (*.jpg).")
     masks: dict[str, str] = {}
@@ -214,7 +190,7 @@ def _load_video(folder: Path, name: str, labelled: bool) -> dict[str, Any]:
                 f"The video {name!r} has no masks: {mask} does not exist, "
                 "while other videos of the split have theirs."
             )
-        masks = {Path(file).stem: str(mask / file) for file in _sorted_files(mask, (".png",))}
+        masks = {Path(file).stem: str(mask / file) for file in sorted_files(mask, (".png",))}
     frames = []
     for index, file in enumerate(frame_names):
         stem = Path(file).stem
