@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,17 @@ def trainer(rank: int, bad: int | None = None, **options: Any) -> VideoTrainer:
     return VideoTrainer(model, stream(rank, bad), optimizer, **options)
 
 
+def write_threads(file: Path) -> None:
+    """The names of this process's threads."""
+    names = [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
+    file.write_text("\n".join(sorted(names)))
+
+
 def main(folder: str) -> None:
     torch.set_num_threads(1)
     rank = comm.get_rank()
+    write_threads(Path(folder) / f"threads{rank}.txt")
+    atexit.register(write_threads, Path(folder) / f"threads_at_exit{rank}.txt")
     found: dict[str, Any] = {"world": (rank, comm.get_world_size(), comm.get_local_rank())}
 
     stopped = trainer(rank, bad=1 if rank == 1 else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # later, its default arguments would keep the process group
 
 from vss2.d2.engine import launch as spawn
 from vss2.d2.utils import comm
@@ -198,15 +200,15 @@ def _spawned(main_func: Callable[..., Any], args: tuple[Any, ...]) -> None:
 
 @contextlib.contextmanager
 def _group_ends() -> Iterator[None]:
-    """Destroys the process group; after a failure NCCL would wait for the others, so not then."""
-    try:
-        yield
-    except BaseException:
-        if dist.is_initialized() and dist.get_backend() != "nccl":
-            dist.destroy_process_group()
-        raise
+    """Destroys the process group and ends its threads; not after a failure: they would wait.
+
+    A thread that is left when the interpreter ends, and wants to free a tensor just then, aborts
+    the process (Python ends it inside of code that must not be unwound).
+    """
+    yield
     if dist.is_initialized():
         dist.destroy_process_group()
+        gc.collect()  # models hold their group, and may be in reference cycles
 
 
 def _own_gpu(world: World) -> int:

@@ -6,8 +6,9 @@ world of size 1 would give.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,9 +35,19 @@ _NO_LOCAL_GROUP = (
 )
 
 # The group of the processes on this machine, and the gloo group for objects: each with the world
-# that it belongs to, so that neither outlives a destroyed world.
-_local_group: tuple[Any, Any] | None = None
-_object_group: tuple[Any, Any] | None = None
+# that it belongs to. Weakly: a group that is held has running threads, and one of them that is in
+# Python when the interpreter ends aborts the process.
+_local_group: _Held | None = None
+_object_group: _Held | None = None
+
+
+class _Held(NamedTuple):
+    world: weakref.ref
+    group: weakref.ref
+
+
+def _hold(group: Any) -> _Held:
+    return _Held(weakref.ref(dist.group.WORLD), weakref.ref(group))
 
 
 def _is_distributed() -> bool:
@@ -75,12 +86,14 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         first = machine * num_workers_per_machine
         group = dist.new_group(list(range(first, first + num_workers_per_machine)))
         if machine == mine:
-            _local_group = (dist.group.WORLD, group)
+            _local_group = _hold(group)
 
 
-def _current(group: tuple[Any, Any] | None) -> Any:
+def _current(held: _Held | None) -> Any:
     """The group, if the world that it was made in is still the current one."""
-    return group[1] if group is not None and group[0] is dist.group.WORLD else None
+    if held is None or held.world() is None:
+        return None
+    return held.group() if held.world() is dist.group.WORLD else None
 
 
 def get_local_process_group() -> Any:
@@ -119,7 +132,7 @@ def _group_for_objects() -> Any:
     group = _current(_object_group)
     if group is None:
         group = dist.new_group(backend="gloo")
-        _object_group = (dist.group.WORLD, group)
+        _object_group = _hold(group)
     return group
 
 
