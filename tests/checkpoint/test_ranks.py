@@ -12,8 +12,8 @@ from torch import nn
 from vss2 import checkpoint_io
 from vss2.checkpoint import VideoCheckpointer, load_weights
 from vss2.checkpoint_io import failing_together
-from vss2.d2.engine import launch
 from vss2.d2.utils import comm
+from vss2.engine.launch import launch
 from vss2.errors import InputError, InputFileError
 
 
@@ -69,7 +69,6 @@ def on_each_rank(folder: Path) -> None:
 
     found["together"] = error_of(one_fails)
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
 
 
 def _on(disk: Path, path) -> Path:
@@ -104,7 +103,7 @@ def test_two_ranks_read_alike(tmp_path: Path, monkeypatch) -> None:
         VideoCheckpointer(layer, str(tmp_path / "run")).save(name)
     (tmp_path / "run" / "model_0000003.pth").write_bytes(b"")
 
-    launch(on_each_rank, 2, dist_url="auto", args=(tmp_path,))
+    launch(on_each_rank, (tmp_path,), num_gpus=2)
     found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     reads = [one.pop("reads") for one in found]
     assert found[0] == found[1]

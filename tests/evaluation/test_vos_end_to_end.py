@@ -7,16 +7,16 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from tests.inference.tiny_propagator import TinyPropagator
 from vss2.d2.data import MetadataCatalog
 from vss2.d2.evaluation import inference_on_dataset
+from vss2.d2.utils import comm
 from vss2.data.build import build_test_loader
 from vss2.data.datasets.toy_vos import ToyVOSWorld, load_toy_vos
 from vss2.data.image_io import read_image, read_label
 from vss2.data.vos_mappers import ObjectFrameMapper
+from vss2.engine.launch import launch
 from vss2.errors import InputError
 from vss2.evaluation import DAVISEvaluator, YouTubeVOSExporter, score_davis
 
@@ -108,9 +108,9 @@ def _evaluators(folder):
     }
 
 
-def _rank(rank, root, port_file):
+def _rank(root):
     """Evaluates its share; then both ranks have the same video, then rank 1 loses an answer."""
-    dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=2)
+    rank = comm.get_rank()
     register()
     found = {
         part: dict(evaluate(load_toy_vos(part, WORLD), evaluator))
@@ -128,15 +128,15 @@ def _rank(rank, root, port_file):
             except InputError as error:
                 errors.append(str(error))
     torch.save({"found": found, "errors": errors}, root / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
-def test_two_ranks_evaluate_as_one(world, tmp_path):
+def test_two_ranks_evaluate_as_one(world, tmp_path, monkeypatch):
     alone = {
         part: dict(evaluate(world(part), evaluator))
         for part, evaluator in _evaluators(tmp_path / "one").items()
     }
-    mp.start_processes(_rank, args=(tmp_path, tmp_path / "meet"), nprocs=2, start_method="spawn")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    launch(_rank, (tmp_path,), num_gpus=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for part, scores in alone.items():
         assert list(first["found"][part]) == list(scores)

@@ -10,12 +10,12 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from vss2.d2.data import MetadataCatalog
 from vss2.d2.evaluation import inference_on_dataset, print_csv_format
+from vss2.d2.utils import comm
 from vss2.data.image_io import read_image, write_label
+from vss2.engine.launch import launch
 from vss2.errors import InputError
 from vss2.evaluation import EVALUATOR_REGISTRY, VSSEvaluator, score_vss
 from vss2.evaluation.report import METRICS, scores_table
@@ -252,9 +252,9 @@ def test_unknown_data_set_and_registry():
     assert EVALUATOR_REGISTRY.get("VSSEvaluator") is VSSEvaluator
 
 
-def _rank(rank, root, port_file):
+def _rank(root):
     """Rank 0 has video c, rank 1 the others; then both have video c; then rank 1 loses a frame."""
-    dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=2)
+    rank = comm.get_rank()
     register()
     clips = make_clips()
 
@@ -272,11 +272,11 @@ def _rank(rank, root, port_file):
         except InputError as error:
             errors.append(str(error))
     torch.save({"result": dict(result.get("sem_seg", {})), "errors": errors}, root / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
-def test_two_ranks_give_the_digits_of_one(clips, tmp_path):
-    mp.start_processes(_rank, args=(tmp_path, tmp_path / "meet"), nprocs=2, start_method="spawn")
+def test_two_ranks_give_the_digits_of_one(clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    launch(_rank, (tmp_path,), num_gpus=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert_percent_of({"sem_seg": first["result"]}, expected_scores(clips))
     assert second["result"] == {}

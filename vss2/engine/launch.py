@@ -206,7 +206,11 @@ def _group_ends() -> Iterator[None]:
     the process (Python ends it inside of code that must not be unwound).
     """
     yield
-    if dist.is_initialized():
+    if not dist.is_initialized():
+        return
+    # Before 2.8, torch holds the GIL while it waits for threads that may want it. Without an end
+    # the group stays as it is after a failure.
+    if dist.get_backend() == "nccl" or torch.__version__ >= (2, 8):
         dist.destroy_process_group()
         gc.collect()  # models hold their group, and may be in reference cycles
 
