@@ -92,6 +92,7 @@ setup(
             "pytest-xdist>=3.5",
             "ruff>=0.6",
             "mypy>=1.10",
+            "setuptools>=70.1",  # builds wheels in the tests
             "types-PyYAML",
             "types-tabulate",
         ],

@@ -281,6 +281,7 @@ def test_triton_kernels_interpreted() -> None:
 
 
 def test_triton_kernels_compile() -> None:
+    pytest.importorskip("triton", minversion="3.3")  # compiling by hand was another call before
     code = triton_on_cpu("compile", interpret=False)
     assert "red.global.gpu" in code["backward_kernel"] or "atom.global" in code["backward_kernel"]
     assert ".target sm_90" in code["forward_kernel"]
