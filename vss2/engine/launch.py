@@ -210,7 +210,7 @@ def _group_ends() -> Iterator[None]:
         return
     # Before 2.8, torch holds the GIL while it waits for threads that may want it. Without an end
     # the group stays as it is after a failure.
-    if dist.get_backend() == "nccl" or torch.__version__ >= (2, 8):
+    if dist.get_backend() == "nccl" or torch.__version__ >= "2.8":
         dist.destroy_process_group()
         gc.collect()  # models hold their group, and may be in reference cycles
 

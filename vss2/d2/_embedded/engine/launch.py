@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ import torch.multiprocessing as mp
 from ..utils import comm
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)
+_HERE = "127.0.0.1"
 
 
 def launch(
@@ -34,8 +35,8 @@ def launch(
         main_func: importable by name (module level), if more than one process is started.
         num_gpus_per_machine: processes on each machine.
         num_machines, machine_rank: how many machines, and which one this is.
-        dist_url: where the processes meet; "auto" or None takes a free local port, on one
-            machine only (`AssertionError` otherwise).
+        dist_url: where the processes meet; "auto" or None takes a local port that this process
+            holds for them, on one machine only (`AssertionError` otherwise).
         args: positional arguments of `main_func`.
         timeout: of the process group.
     """
@@ -43,9 +44,12 @@ def launch(
     if world_size == 1:
         main_func(*args)
         return
+    held = False
     if dist_url is None or dist_url == "auto":
         assert num_machines == 1, f"dist_url=auto serves one machine only, not {num_machines}"
-        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+        # Held until the end: a free port that rank 0 opens later could be taken by then.
+        meeting = dist.TCPStore(_HERE, 0, is_master=True, wait_for_workers=False, timeout=timeout)
+        dist_url, held = f"tcp://{_HERE}:{meeting.port}", True
     elif num_machines > 1 and dist_url.startswith("file://"):
         logging.getLogger(__name__).warning(
             "dist_url %s: files are no reliable meeting point of machines, prefer tcp://", dist_url
@@ -53,17 +57,13 @@ def launch(
     mp.start_processes(
         _worker,
         nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
+        args=(
+            *(main_func, world_size, num_gpus_per_machine, machine_rank),
+            *(dist_url, held, args, timeout),
+        ),
         daemon=False,
         start_method="spawn",
     )
-
-
-def _free_port() -> int:
-    """A TCP port of this machine that nobody listens on (someone may take it before we do)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _worker(
@@ -73,6 +73,7 @@ def _worker(
     num_processes: int,
     machine_rank: int,
     dist_url: str,
+    held: bool,
     args: tuple,
     timeout: timedelta,
 ) -> None:
@@ -85,7 +86,7 @@ def _worker(
     try:
         dist.init_process_group(
             backend="nccl" if has_gpu else "gloo",
-            init_method=dist_url,
+            **_meeting_point(dist_url, held, timeout),
             world_size=world_size,
             rank=machine_rank * num_processes + local_rank,
             timeout=timeout,
@@ -99,3 +100,11 @@ def _worker(
     # Device set-up must be done on all ranks before the first collective of main_func.
     comm.synchronize()
     main_func(*args)
+
+
+def _meeting_point(dist_url: str, held: bool, timeout: timedelta) -> dict[str, Any]:
+    """Where `init_process_group` finds the others; `held`: the process that started us listens."""
+    if not held:
+        return {"init_method": dist_url}
+    port = int(dist_url.rpartition(":")[2])
+    return {"store": dist.TCPStore(_HERE, port, is_master=False, timeout=timeout)}
