@@ -33,7 +33,7 @@ FLOORS = (
         "vss2.layers",
     },
     {"vss2.d2"},
-    {"vss2.errors"},
+    {"vss2.errors", "vss2.interrupt"},
 )
 # Within a floor.
 SIDEWAYS = {

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from vss2.inference.pipeline import Background, Prefetch, StopRequest
+from vss2.inference.pipeline import Background, Prefetch
 from vss2.inference.predictor import fresh_start
+from vss2.interrupt import StopRequest
 from vss2.modeling.window import PUBLISHED_START_TABLE, BlockWindow, OffsetWindow
 
 

@@ -21,7 +21,7 @@ from vss2.data.live_sources import LiveSource
 from vss2.data.video_io import VideoWriter, open_source
 from vss2.errors import InputError
 from vss2.inference import ResultWriter, Selection, Stopped, VideoPredictor, run
-from vss2.inference.pipeline import StopRequest
+from vss2.interrupt import StopRequest
 from vss2.modeling.session import WindowSession
 from vss2.modeling.window import PUBLISHED_START_TABLE, BlockWindow, OffsetWindow
 

@@ -18,9 +18,9 @@ from vss2.data.video_io import FrameSource, open_source
 from vss2.errors import InputError
 from vss2.inference import ResultWriter, RunFolder, Selection, VideoPredictor, run
 from vss2.inference.exports import Color, read_palette
-from vss2.inference.pipeline import StopRequest
 from vss2.inference.run_folder import config_values, file_digest
 from vss2.inference.runner import RunReport, Stopped
+from vss2.interrupt import StopRequest
 from vss2.visualization import palette
 
 DEFAULT_FPS = 15.0

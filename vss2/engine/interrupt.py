@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from types import FrameType
-from typing import Any
 
 import torch
 
@@ -16,6 +13,7 @@ from vss2.checkpoint_folder import periodic_name
 from vss2.checkpoint_io import failing_together
 from vss2.d2.engine import HookBase
 from vss2.d2.utils import comm
+from vss2.interrupt import StopRequest
 
 # A launcher passes on the signal that the terminal has sent to its processes already; within so
 # many seconds it counts once.
@@ -30,45 +28,33 @@ class EvaluationInterrupted(KeyboardInterrupt):
     """Ctrl-C came during an evaluation, between two iterations."""
 
 
-class InterruptGuard:
-    """Context in which the first Ctrl-C only asks to stop and the second one stops at once.
+class InterruptGuard(StopRequest):
+    """A request to stop a training after the iteration that is under way.
 
-    During an evaluation of a single process (see `evaluating`) the first one raises
+    During an evaluation of a single process (see `evaluating`) the first Ctrl-C raises
     EvaluationInterrupted, since an iteration is not under way.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        super().__init__("stopping after this iteration; press Ctrl-C again to stop without saving")
         self.evaluating = False
-        self._previous: Any = None
         self._process = os.getpid()
         self._since = 0.0
-
-    def __enter__(self) -> InterruptGuard:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a loader's worker, which the terminal also signals; its parent ends it
-        if self.requested:
-            if time.monotonic() - self._since < SAME_KEY:
-                return
-            raise KeyboardInterrupt
-        self.requested = True
-        self._since = time.monotonic()
+        now = time.monotonic()
+        if self.requested and now - self._since < SAME_KEY:
+            return
+        self._since = now
+        super()._handle(signum, frame)
+
+    def _first(self) -> None:
         if self.evaluating and comm.get_world_size() == 1:
             raise EvaluationInterrupted
         if comm.is_main_process():
-            # A plain write: the logger may be in the middle of a line.
-            text = "\nstopping after this iteration; press Ctrl-C again to stop without saving\n"
-            os.write(2, text.encode())
+            super()._first()
 
     def agreed(self, device: torch.device) -> bool:
         """Whether any rank was asked to stop; every rank must call it."""

@@ -5,13 +5,10 @@ Queues are short, so memory stays constant; order is kept, so results are those 
 
 from __future__ import annotations
 
-import os
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -145,39 +142,3 @@ class Background(Generic[T]):
         if self._thread.is_alive():
             self._queue.put(_END)
             self._thread.join()
-
-
-class StopRequest:
-    """Context in which the first Ctrl-C only asks to stop and the second one stops at once.
-
-    Args:
-        message: shown at the first one.
-
-    Attributes:
-        requested: whether it came.
-    """
-
-    def __init__(self, message: str):
-        self.message = message
-        self.requested = False
-        self._previous: Any = None
-
-    def __call__(self) -> bool:
-        return self.requested
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        # A plain write: a progress bar may be in the middle of a line.
-        os.write(2, f"\n{self.message}\n".encode())
