@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from vss2.errors import InputError
 
 from ..propagation_session import PropagationSession
 from ..session import VideoSession
-from .video_segmentor import IMAGENET_MEAN, IMAGENET_STD
-
-_ITEM_KEYS = ("video_id", "frame_index", "file_name", "label_file")
+from .video_model import IMAGENET_MEAN, IMAGENET_STD, ITEM_KEYS, VideoModel
 
 
-class VideoMaskPropagator(nn.Module, ABC):
+class VideoMaskPropagator(VideoModel):
     """A model that carries masks of objects, or other soft labels, through a video.
 
     A method defines `encode`, `memorize`, `read`, `decode` and `losses`, and names the kind of
@@ -38,8 +35,6 @@ class VideoMaskPropagator(nn.Module, ABC):
 
     session_type: ClassVar[type[PropagationSession]]
     stride: int = 1
-    pixel_mean: torch.Tensor
-    pixel_std: torch.Tensor
 
     def __init__(
         self,
@@ -49,12 +44,8 @@ class VideoMaskPropagator(nn.Module, ABC):
         pixel_std: Sequence[float] = IMAGENET_STD,
         min_size: int = 1,
     ):
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std, min_size)
         self.session_options = dict(session or {})
-        self.min_size = min_size
-        self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(3, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(3, 1, 1), False)
-        self._session: VideoSession | None = None
 
     # What a method defines
 
@@ -104,22 +95,6 @@ class VideoMaskPropagator(nn.Module, ABC):
 
     # What all methods share
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    def normalize(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 RGB [..., 3, H, W] to normalised float32 of the same shape."""
-        return (frames.float() - self.pixel_mean) / self.pixel_std
-
-    def check_size(self, height: int, width: int) -> None:
-        """Raise InputError when the network cannot take frames of this size."""
-        if min(height, width) < self.min_size:
-            raise InputError(
-                f"frames of {height}x{width} are too small: {type(self).__name__} needs at least "
-                f"{self.min_size} pixels on each side"
-            )
-
     def for_inference(self, amp: bool = False) -> VideoMaskPropagator:
         """What sessions call: this model, or one that computes the same from its weights faster.
 
@@ -165,28 +140,12 @@ class VideoMaskPropagator(nn.Module, ABC):
             `object_ids` and the `video_id`, `frame_index`, `file_name`, `label_file` of its frame.
         """
         if self.training:
-            return self._training_losses(batched_inputs)
+            return self.losses(self._training_images(batched_inputs), batched_inputs)
         answers = (self._step(item) for item in batched_inputs)
         return [answer for answer in answers if answer is not None]
 
-    def _training_losses(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        frames = torch.stack([sample["frames"] for sample in samples]).to(self.device)
-        images = self.normalize(frames)
-        for image, sample in zip(images, samples, strict=True):
-            height, width = sample["image_size"]
-            image[..., height:, :] = 0
-            image[..., width:] = 0
-        return self.losses(images, samples)
-
     def _step(self, item: dict[str, Any]) -> dict[str, Any] | None:
-        if item["first_frame"]:
-            self._session = self.new_session(**item.get("session", {}))
-        session = self._session
-        if session is None:
-            raise InputError(
-                f"frame {item['frame_index']} of video {item['video_id']!r} came without the "
-                "first frame of its video"
-            )
+        session = self._session_of(item)
         answer = session.step(
             item["frame"],
             mask=item.get("mask"),
@@ -200,4 +159,4 @@ class VideoMaskPropagator(nn.Module, ABC):
             self._session = None
         if answer is None:
             return None
-        return answer | {key: item.get(key) for key in _ITEM_KEYS}
+        return answer | {key: item.get(key) for key in ITEM_KEYS}

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from vss2.errors import InputError
 
 from ..session import VideoSession, WindowSession, split
 from ..window import WindowRule
+from .video_model import IMAGENET_MEAN, IMAGENET_STD, ITEM_KEYS, VideoModel
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 EVAL_OUTPUTS = ("labels", "sem_seg")
-_ITEM_KEYS = ("video_id", "frame_index", "file_name", "label_file")
 
 
-class VideoSegmentor(nn.Module, ABC):
+class VideoSegmentor(VideoModel):
     """A video semantic segmentation model.
 
     A method defines `encode`, `decode` and `losses`, and where less than all features is needed
@@ -37,9 +34,6 @@ class VideoSegmentor(nn.Module, ABC):
         size_divisor: sides must be multiples of it.
     """
 
-    pixel_mean: torch.Tensor
-    pixel_std: torch.Tensor
-
     def __init__(
         self,
         *,
@@ -51,7 +45,7 @@ class VideoSegmentor(nn.Module, ABC):
         min_size: int = 32,
         size_divisor: int = 1,
     ):
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std, min_size)
         if eval_output not in EVAL_OUTPUTS:
             raise InputError(f"eval_output is one of {EVAL_OUTPUTS}, got {eval_output!r}")
         if not 1 <= num_classes <= 255:
@@ -59,11 +53,7 @@ class VideoSegmentor(nn.Module, ABC):
         self.num_classes = num_classes
         self.window = window
         self.eval_output = eval_output
-        self.min_size = min_size
         self.size_divisor = size_divisor
-        self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(3, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(3, 1, 1), False)
-        self._session: VideoSession | None = None
         self._pending: deque[dict[str, Any]] = deque()
 
     # What a method defines
@@ -110,21 +100,9 @@ class VideoSegmentor(nn.Module, ABC):
 
     # What all methods share
 
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    def normalize(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 RGB [..., 3, H, W] to normalised float32 of the same shape."""
-        return (frames.float() - self.pixel_mean) / self.pixel_std
-
     def check_size(self, height: int, width: int) -> None:
         """Raise InputError when the network cannot take frames of this size."""
-        if min(height, width) < self.min_size:
-            raise InputError(
-                f"frames of {height}x{width} are too small: {type(self).__name__} needs at least "
-                f"{self.min_size} pixels on each side"
-            )
+        super().check_size(height, width)
         divisor = self.size_divisor
         if height % divisor or width % divisor:
             wanted = [max(1, round(side / divisor)) * divisor for side in (height, width)]
@@ -185,28 +163,16 @@ class VideoSegmentor(nn.Module, ABC):
         return answers
 
     def _training_losses(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        frames = torch.stack([sample["frames"] for sample in samples]).to(self.device)
         sem_seg = torch.stack([sample["sem_seg"] for sample in samples]).to(self.device)
         labelled = torch.stack([sample["labelled"] for sample in samples]).to(self.device)
-        images = self.normalize(frames)
-        for image, sample in zip(images, samples, strict=True):
-            # The published pipeline pads after normalising, so padding is 0 for the network.
-            height, width = sample["image_size"]
-            image[..., height:, :] = 0
-            image[..., width:] = 0
+        images = self._training_images(samples)
         return self.losses(self.encode(images.flatten(0, 1)), sem_seg, labelled)
 
     def _step(self, item: dict[str, Any]) -> list[dict[str, Any]]:
         if item["first_frame"]:
-            self._session = self.new_session(**item.get("session", {}))
             self._pending.clear()
-        session = self._session
-        if session is None:
-            raise InputError(
-                f"frame {item['frame_index']} of video {item['video_id']!r} came without the "
-                "first frame of its video"
-            )
-        self._pending.append({key: item.get(key) for key in _ITEM_KEYS})
+        session = self._session_of(item)
+        self._pending.append({key: item.get(key) for key in ITEM_KEYS})
         ready = session.step(
             item["frame"],
             output_size=(item["height"], item["width"]),
