@@ -8,21 +8,20 @@ from __future__ import annotations
 import bisect
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Sampler
 
-from vss2.d2.data import build_batch_data_loader
 from vss2.d2.utils import comm
 from vss2.data.build import get_video_dicts
 from vss2.data.image_io import read_image
-from vss2.data.loaders import ClipDataset, TrainLoader
+from vss2.data.loaders import TrainLoader
 from vss2.data.mappers import DATASET_MAPPER_REGISTRY
+from vss2.data.samplers import PositionSampler
 from vss2.errors import InputError
 
 FULL_RATE = 30  # frames per second of the video files
@@ -187,38 +186,22 @@ def epoch_order(
     return clips[torch.randperm(len(clips), generator=generator)].tolist()
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Endless stream of (position, clip): epochs of `epoch_order`, one after another.
+class EpochSampler(PositionSampler):
+    """A `PositionSampler` whose passes are those of `epoch_order`.
 
-    Rank r of W takes the positions start + r, start + r + W, ...
+    Args:
+        counts: clips of each video.
+        per_video: of them in one epoch, at most.
+        others: see `PositionSampler`.
     """
 
-    def __init__(
-        self,
-        counts: Sequence[int],
-        per_video: int,
-        seed: int,
-        start: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
+    def __init__(self, counts: Sequence[int], per_video: int, *others: int):
+        super().__init__(sum(counts), *others)
         self.counts = counts
         self.per_video = per_video
-        self.seed = seed
-        self.start = start
-        self.rank = rank
-        self.world_size = world_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed)
-        position, first = self.start + self.rank, 0
-        order = epoch_order(self.counts, self.per_video, generator)
-        while True:
-            while position >= first + len(order):
-                first += len(order)
-                order = epoch_order(self.counts, self.per_video, generator)
-            yield position, order[position - first]
-            position += self.world_size
+    def draw(self, generator: torch.Generator) -> list[int]:
+        return epoch_order(self.counts, self.per_video, generator)
 
 
 class FrameLoader(TrainLoader):
@@ -232,28 +215,13 @@ class FrameLoader(TrainLoader):
 
     def __init__(self, clips: Clips, per_video: int, mapper: Callable[..., Any], **others: Any):
         super().__init__(clips.videos, mapper, **others)
-        self.clips = Clips(self.videos, clips.clip_len, FULL_RATE / clips.dilation)
+        self.counts = clips.counts
+        self.items = Clips(self.videos, clips.clip_len, FULL_RATE / clips.dilation)
         self.per_video = per_video
         self.epoch_length = sum(min(count, per_video) for count in clips.counts)
 
-    def _loader(self) -> Any:
-        rank, world_size = comm.get_rank(), comm.get_world_size()
-        start = self.first + self.batches * self.total_batch_size
-        return build_batch_data_loader(
-            ClipDataset(self.clips, self.mapper, self.seed, self.on_error),
-            EpochSampler(self.clips.counts, self.per_video, self.seed, start, rank, world_size),
-            self.total_batch_size,
-            num_workers=self.num_workers,
-            prefetch_factor=self.prefetch_factor,
-            pin_memory=self.pin_memory,
-            seed=self.seed + rank,
-        )
-
-    def restart_epoch(self, total_batch_size: int) -> None:
-        """Go back to the start of the epoch that the stream is in."""
-        position = self.first + self.batches * total_batch_size
-        self.first = position // self.epoch_length * self.epoch_length
-        self.batches = 0
+    def _sampler(self, *place: int) -> EpochSampler:
+        return EpochSampler(self.counts, self.per_video, self.seed, *place)
 
 
 def build_frame_loader(

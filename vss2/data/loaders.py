@@ -167,6 +167,8 @@ class TrainLoader:
             one is drawn in its place.
 
     Attributes:
+        items: what is drawn from: the videos.
+        epoch_length: of a pass over them.
         batches: handed out so far, since position `first` of the stream.
         skipped: how often each fault was met in the batches handed out; empty unless on_error is
             "skip". Counted by this process since it started.
@@ -185,6 +187,8 @@ class TrainLoader:
     ) -> None:
         # Serialised once, so that workers share its memory.
         self.videos = DatasetFromList(list(videos), copy=False)
+        self.items: Sequence[VideoDict] = self.videos
+        self.epoch_length = len(self.videos)
         self.mapper = mapper
         self.total_batch_size = total_batch_size
         self.num_workers = num_workers
@@ -196,13 +200,16 @@ class TrainLoader:
         self.first = 0
         self.skipped: Counter[Skipped] = Counter()
 
+    def _sampler(self, start: int, rank: int, world_size: int) -> PositionSampler:
+        return PositionSampler(len(self.items), self.seed, start, rank, world_size)
+
     def _loader(self) -> DataLoader:
         """A loader that starts at the stored position."""
         rank, world_size = comm.get_rank(), comm.get_world_size()
         start = self.first + self.batches * self.total_batch_size
         return build_batch_data_loader(
-            ClipDataset(self.videos, self.mapper, self.seed, self.on_error),
-            PositionSampler(len(self.videos), self.seed, start, rank, world_size),
+            ClipDataset(self.items, self.mapper, self.seed, self.on_error),
+            self._sampler(start, rank, world_size),
             self.total_batch_size,
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor,
@@ -263,13 +270,13 @@ class TrainLoader:
         self.first = int(state.get("first", 0))
 
     def restart_epoch(self, total_batch_size: int) -> None:
-        """Go back to the start of the pass over the videos that the stream is in.
+        """Go back to the start of the pass over the items that the stream is in.
 
         Args:
             total_batch_size: of the batches handed out so far, where it was another one.
         """
         position = self.first + self.batches * total_batch_size
-        self.first = position // len(self.videos) * len(self.videos)
+        self.first = position // self.epoch_length * self.epoch_length
         self.batches = 0
 
 

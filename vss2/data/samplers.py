@@ -33,16 +33,19 @@ class PositionSampler(Sampler[tuple[int, int]]):
         self.rank = rank
         self.world_size = world_size
 
+    def draw(self, generator: torch.Generator) -> list[int]:
+        """The items of the next pass, in order."""
+        return torch.randperm(self.size, generator=generator).tolist()
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed)
-        position = self.start + self.rank
-        drawn = 0
-        order: list[int] = []
+        position, first = self.start + self.rank, 0
+        order = self.draw(generator)
         while True:
-            while position >= drawn * self.size:
-                order = torch.randperm(self.size, generator=generator).tolist()
-                drawn += 1
-            yield position, order[position % self.size]
+            while position >= first + len(order):
+                first += len(order)
+                order = self.draw(generator)
+            yield position, order[position - first]
             position += self.world_size
 
 
