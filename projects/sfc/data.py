@@ -215,13 +215,12 @@ class FrameLoader(TrainLoader):
 
     def __init__(self, clips: Clips, per_video: int, mapper: Callable[..., Any], **others: Any):
         super().__init__(clips.videos, mapper, **others)
-        self.counts = clips.counts
         self.items = Clips(self.videos, clips.clip_len, FULL_RATE / clips.dilation)
         self.per_video = per_video
         self.epoch_length = sum(min(count, per_video) for count in clips.counts)
 
     def _sampler(self, *place: int) -> EpochSampler:
-        return EpochSampler(self.counts, self.per_video, self.seed, *place)
+        return EpochSampler(self.items.counts, self.per_video, self.seed, *place)
 
 
 def build_frame_loader(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
@@ -117,6 +118,19 @@ def test_background_drops_what_waits():
     threading.Timer(0.05, release.set).start()
     background.close(drop=True)
     assert done == [0]
+
+
+def test_waiting_is_counted(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr("vss2.inference.pipeline.time.perf_counter", lambda: next(ticks))
+    with Prefetch(iter("abc"), 1) as prefetch:
+        assert list(prefetch) == ["a", "b", "c"]
+    assert prefetch.waited == 4  # and once for the end
+    background = Background(lambda item: None, 1)
+    for item in "abc":
+        background.put(item)
+    background.close()
+    assert background.waited == 3
 
 
 def test_a_second_ctrl_c_does_not_wait():

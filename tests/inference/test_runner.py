@@ -304,7 +304,7 @@ def test_reading_and_writing_overlap_the_network(tmp_path, overlap):
     """What each of the three waits for happens only while it is at work."""
     read, written = threading.Event(), threading.Event()
     predictor, writer = _predictor(WINDOWS["single"]), _writer(tmp_path)
-    encode, add_files = predictor.model.encode, writer.add_files
+    encode = predictor.model.encode
     encoded, found = [], {}
 
     def slow_encode(images):
@@ -315,16 +315,44 @@ def test_reading_and_writing_overlap_the_network(tmp_path, overlap):
             written.set()
         return encode(images)
 
-    def slow_write(prediction):
-        if "written" not in found:
-            found["written"] = written.wait(20 if overlap else 0)
-        return add_files(prediction)
+    def slow(part):
+        write = getattr(writer, part)
 
-    predictor.model.encode, writer.add_files = slow_encode, slow_write
+        def slow_write(prediction):
+            if part not in found:
+                found[part] = written.wait(20 if overlap else 0)
+            return write(prediction)
+
+        return slow_write
+
+    predictor.model.encode = slow_encode
+    writer.add_files, writer.add_pictures = slow("add_files"), slow("add_pictures")
     report = run(predictor, Generated(8, {4: read.set}), writer, overlap=overlap)
     # Frame 4 is read while the network has frame 2, frame 5 encoded while frame 0 is written.
-    assert found == {"read": overlap, "written": overlap}
+    assert found == {"read": overlap, "add_files": overlap, "add_pictures": overlap}
     assert report.frames == 8
+    waited = report.waited_for_frames + report.waited_for_writers
+    assert 0 < waited < report.seconds if overlap else waited == 0
+
+
+@pytest.mark.soak  # on an idle machine: it compares seconds
+def test_overlap_saves_the_time_of_reading_and_writing(tmp_path):
+    count, step = 20, 0.02
+    predictor = _predictor(WINDOWS["single"])
+    encode = predictor.model.encode
+    predictor.model.encode = lambda images: (time.sleep(step), encode(images))[1]
+    reports = []
+    for overlap in (False, True):
+        writer = _writer(tmp_path / str(overlap))
+        for part in ("add_files", "add_pictures"):
+            write = getattr(writer, part)
+            setattr(writer, part, lambda p, write=write: (time.sleep(0.7 * step), write(p)))
+        source = Generated(count, seconds=0.7 * step)
+        reports.append(run(predictor, source, writer, overlap=overlap))
+    serial, overlapped = reports
+    # One after the other is 3.1 steps a frame, the network alone one.
+    assert overlapped.seconds < 0.75 * serial.seconds
+    assert overlapped.waited_for_frames + overlapped.waited_for_writers < count * step
 
 
 def _memory() -> float:

@@ -45,21 +45,24 @@ def to_id_map(values: Any, what: str) -> np.ndarray:
     return np.ascontiguousarray(ids)
 
 
-def id_map_pair(truth: Any, result: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
+def id_map_pair(
+    truth: Any, result: Any, where: str, names: tuple[str, str] = ("annotation", "result")
+) -> tuple[np.ndarray, np.ndarray]:
     """Annotation and result of one frame as maps of ids of one size; see `to_id_map`.
 
     Args:
         where: how an error names the frame.
+        names: how it names the two maps.
 
     Raises:
         InputError: what `to_id_map` refuses, or sizes that differ.
     """
-    truth = to_id_map(truth, f"annotation of {where}")
-    result = to_id_map(result, f"result of {where}")
+    truth = to_id_map(truth, f"{names[0]} of {where}")
+    result = to_id_map(result, f"{names[1]} of {where}")
     if truth.shape != result.shape:
         raise InputError(
-            f"The result of {where} has size {result.shape[0]}x{result.shape[1]}, its "
-            f"annotation {truth.shape[0]}x{truth.shape[1]} (height x width); they must be equal."
+            f"The {names[1]} of {where} has size {result.shape[0]}x{result.shape[1]}, its "
+            f"{names[0]} {truth.shape[0]}x{truth.shape[1]} (height x width); they must be equal."
         )
     return truth, result
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vss2.data.labels import IGNORE_LABEL, reduce_labels
 from vss2.errors import InputError
-from vss2.evaluation.confusion import class_scores, frame_scores, to_id_map
+from vss2.evaluation.confusion import class_scores, frame_scores, id_map_pair
 from vss2.evaluation.consistency import VideoConsistency, window_ratios
 from vss2.layers.label_maps import NUM_IDS, add_joint_histogram
 
@@ -98,13 +98,7 @@ class VSSAccumulator:
         """
         video = self._next_frame(video_id, frame_index)
         where = f"video '{video_id}', frame {video.next_index - 1}"
-        truth = to_id_map(label, f"label of {where}")
-        guess = to_id_map(prediction, f"prediction of {where}")
-        if truth.shape != guess.shape:
-            raise InputError(
-                f"The prediction of {where} has size {_size(guess)}, its label {_size(truth)} "
-                f"(height x width); they must be equal."
-            )
+        truth, guess = id_map_pair(label, prediction, where, ("label", "prediction"))
         if video.consistency.num_frames and video.consistency.size != truth.shape:
             raise InputError(
                 f"The label of {where} has size {_size(truth)}; the frames before it have "
