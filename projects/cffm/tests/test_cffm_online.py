@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +13,10 @@ from cffm_cases import clip_of, samples_of, tiny_model
 from vss2.errors import InputError, InputFileError
 from vss2.projects.cffm.kmeans import assign, kmeans, random_points
 from vss2.projects.cffm.online import OnlinePrototypes, refine
+from vss2.testing.saved_session import assert_goes_on_elsewhere
 
 VIDEO = clip_of(0, 64, 96, frames=14)
 TOKENS = 8 * 12  # of a frame, fewer than the 100 clusters
-
-CONTINUE = """
-import sys, torch
-from cffm_cases import tiny_model
-torch.set_num_threads(1)
-saved = torch.load(sys.argv[1], weights_only=True)
-session = tiny_model(plus_plus=True, prototypes="online").new_session()
-session.load_state_dict(saved["state"])
-answers = [session.step(frame)["sem_seg"] for frame in saved["frames"]]
-torch.save(torch.stack(answers), sys.argv[1])
-"""
 
 
 def clusters_of_noise(frames: int, seed: int) -> torch.Tensor:
@@ -136,7 +124,7 @@ def test_answers_are_those_with_the_prototypes_so_far() -> None:
     assert session.state_dict()["prototypes"]["tokens"] is None
 
 
-def test_saved_state_goes_on_bit_for_bit_here_and_in_another_process(tmp_path: Path) -> None:
+def test_saved_state_goes_on_bit_for_bit() -> None:
     model = tiny_model(plus_plus=True, prototypes="online")
     whole = [answer["sem_seg"] for answer in model.new_session().run(VIDEO)]
     session = model.new_session()
@@ -150,21 +138,13 @@ def test_saved_state_goes_on_bit_for_bit_here_and_in_another_process(tmp_path: P
     for index in range(7, 14):
         assert torch.equal(here.step(VIDEO[index])["sem_seg"], whole[index])
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        first = model.new_session()
-        for frame in VIDEO[:7]:
-            first.step(frame)
-        file = tmp_path / "state.pt"
-        torch.save({"state": first.state_dict(), "frames": VIDEO[7:10]}, file)
-        expected = torch.stack([first.step(frame)["sem_seg"] for frame in VIDEO[7:10]])
-    finally:
-        torch.set_num_threads(threads)
-    command = [sys.executable, "-c", CONTINUE, str(file)]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert torch.equal(torch.load(file), expected)
+
+def new_session() -> Any:
+    return tiny_model(plus_plus=True, prototypes="online").new_session()
+
+
+def test_saved_state_goes_on_in_another_process(tmp_path: Path) -> None:
+    assert_goes_on_elsewhere(new_session, VIDEO[:10], 7, tmp_path)
 
 
 def test_a_state_of_the_other_kind_is_refused() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from vss2.data.transforms import TestResize
 from vss2.errors import InputError
 from vss2.modeling.losses import resize_scores
 from vss2.testing.memory import STATM, memory_growth
+from vss2.testing.saved_session import assert_goes_on_elsewhere
 
 SIZE = (64, 96)
 VIDEO = clip_of(5, *SIZE, frames=14)
@@ -199,34 +198,12 @@ def test_bad_prototypes_are_refused(case: tuple[Any, dict]) -> None:
     assert torch.equal(published, model.predict_clip(VIDEO[:4], **options))
 
 
-CONTINUE = """
-import sys, torch
-from cffm_cases import tiny_model
-torch.set_num_threads(1)
-saved = torch.load(sys.argv[1], weights_only=True)
-session = tiny_model().new_session()
-session.load_state_dict(saved["state"])
-torch.save([session.step(frame)["sem_seg"] for frame in saved["frames"]], sys.argv[1])
-"""
+def new_session() -> Any:
+    return tiny_model().new_session()
 
 
 def test_saved_state_goes_on_in_another_process(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        session = tiny_model().new_session()
-        for frame in VIDEO[:10]:
-            session.step(frame)
-        file = tmp_path / "state.pt"
-        torch.save({"state": session.state_dict(), "frames": VIDEO[10:13]}, file)
-        expected = [session.step(frame)["sem_seg"] for frame in VIDEO[10:13]]
-    finally:
-        torch.set_num_threads(threads)
-    command = [sys.executable, "-c", CONTINUE, str(file)]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for answer, other in zip(torch.load(file), expected, strict=True):
-        assert torch.equal(answer, other)
+    assert_goes_on_elsewhere(new_session, VIDEO[:13], 10, tmp_path)
 
 
 @pytest.mark.skipif(not STATM.exists(), reason="the system does not tell the memory in use")

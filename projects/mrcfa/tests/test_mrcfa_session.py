@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from vss2.modeling.backbone import MixTransformer
 from vss2.modeling.losses import resize_scores
 from vss2.projects.mrcfa import MRCFA
 from vss2.testing.memory import STATM, memory_growth
+from vss2.testing.saved_session import assert_goes_on_elsewhere
 
 PUBLISHED_CLIPS = {
     0: (0,),
@@ -202,36 +202,12 @@ def test_bad_windows_are_named() -> None:
         build(window=(-2, -1, 0), start_table={2: (0, 2)})
 
 
-CONTINUE = """
-import sys, torch
-from test_mrcfa_session import build
-torch.set_num_threads(1)
-saved = torch.load(sys.argv[1], weights_only=True)
-session = build().new_session()
-session.load_state_dict(saved["state"])
-torch.save([session.step(frame)["sem_seg"] for frame in saved["frames"]], sys.argv[1])
-"""
+def new_session() -> Any:
+    return build().new_session()
 
 
-def test_saved_state_goes_on_in_another_process(
-    model: MRCFA, frames: torch.Tensor, tmp_path: Path
-) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        session = model.new_session()
-        for frame in frames[:10]:
-            session.step(frame)
-        file = tmp_path / "state.pt"
-        torch.save({"state": session.state_dict(), "frames": frames[10:13]}, file)
-        expected = [session.step(frame)["sem_seg"] for frame in frames[10:13]]
-    finally:
-        torch.set_num_threads(threads)
-    command = [sys.executable, "-c", CONTINUE, str(file)]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for answer, other in zip(torch.load(file), expected, strict=True):
-        assert torch.equal(answer, other)
+def test_saved_state_goes_on_in_another_process(frames: torch.Tensor, tmp_path: Path) -> None:
+    assert_goes_on_elsewhere(new_session, frames[:13], 10, tmp_path)
 
 
 @pytest.mark.skipif(not STATM.exists(), reason="the system does not tell the memory in use")
