@@ -27,7 +27,6 @@ from .head import PROTOTYPE_WEIGHT, CFFMHead, CFFMPlusPlusHead, PrototypeKeys, h
 from .prototypes import PrototypeStore
 from .session import OnlinePrototypeSession, PrototypeSession, StretchingSession
 
-FRAME_LOSS_WEIGHT = 0.5
 ONLINE = "online"
 
 
@@ -45,6 +44,7 @@ class CFFM(VideoSegmentor):
         num_heads: of the focal attention.
         norm: of the fusing convolution: "BN" or "SyncBN" (see `FuseConv`).
         dropout: channel dropout before the classifiers.
+        frame_loss_weight: of the loss on the frames' own maps, against 1 for the target's.
         eval_output: "labels" or "sem_seg".
     """
 
@@ -62,6 +62,7 @@ class CFFM(VideoSegmentor):
         num_heads: int = 8,
         norm: str = "BN",
         dropout: float = 0.1,
+        frame_loss_weight: float = 0.5,
         eval_output: str = "labels",
     ):
         offsets = tuple(int(offset) for offset in window)
@@ -78,6 +79,7 @@ class CFFM(VideoSegmentor):
             size_divisor=32,
         )
         self.clip_length = len(offsets)
+        self.frame_loss_weight = float(frame_loss_weight)
         self.backbone = backbone
         shapes = backbone.output_shape()
         self.decode_head = self.head_class(
@@ -126,8 +128,8 @@ class CFFM(VideoSegmentor):
     def losses(
         self, features: dict[str, torch.Tensor], sem_seg: torch.Tensor, labelled: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """`loss_frames`: half the cross entropy of the frames' own maps, over the labelled frames;
-        `loss_target`: that of the last frame's map from the whole clip.
+        """`loss_frames`: the weighted cross entropy of the frames' own maps, over the labelled
+        frames; `loss_target`: that of the last frame's map from the whole clip.
         """
         self._check_labelled(labelled)
         # [B*T, E, h, w] -> [B, T, E, h, w]
@@ -167,7 +169,7 @@ class CFFM(VideoSegmentor):
         labels = sem_seg.flatten(0, 1)[chosen]
         if has_event_storage():
             get_event_storage().put_scalar("accuracy", pixel_accuracy(scores, labels).item())
-        return FRAME_LOSS_WEIGHT * pixel_cross_entropy(scores, labels)
+        return self.frame_loss_weight * pixel_cross_entropy(scores, labels)
 
     def new_session(self) -> StretchingSession:
         return StretchingSession(self)

@@ -19,6 +19,7 @@ model = L(CFFM)(
     embed_dim=256,
     norm="SyncBN",  # on one process the same as "BN"; several without GPUs need "BN"
     dropout=0.1,
+    frame_loss_weight=0.5,
 )
 dataloader.train.mapper.clip_sampler.offsets = "${model.window}"
 

@@ -18,6 +18,7 @@ model = L(CFFM)(
     embed_dim=256,
     norm="BN",
     dropout=0.1,
+    frame_loss_weight=0.5,
 )
 dataloader.train.mapper.clip_sampler.offsets = "${model.window}"
 dataloader.train.total_batch_size = 2

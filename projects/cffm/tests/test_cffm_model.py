@@ -95,14 +95,41 @@ def test_groups_of_the_published_recipe_by_name() -> None:
     assert "backbone.block1.0.attn.norm.bias" in seen[1, 0.0]
 
 
-def test_frames_without_labels_do_not_count() -> None:
+@pytest.mark.parametrize(("size", "depth"), [("b0", 1), ("b1", 2), ("b2", 2), ("b5", 4)])
+@pytest.mark.parametrize(
+    ("method", "steps", "rate", "head"),
+    [("cffm", 160000, 6e-5, 10.0), ("cffmpp", 40000, 2e-4, 1.0)],
+)
+def test_configs_state_the_published_recipe(
+    method: str, steps: int, rate: float, head: float, size: str, depth: int
+) -> None:
+    cfg = load_config(f"cffm/{method}_mit_{size}_vspw")
+    assert (cfg.model.backbone.size, cfg.model.focal_depth) == (size, depth)
+    assert size in cfg.train.output_dir
+    assert size in cfg.train.init_checkpoint
+    assert cfg.model.get("frame_loss_weight", 0.5) == 0.5
+    assert (cfg.train.max_iter, cfg.lr_multiplier.max_iter) == (steps, steps)
+    assert cfg.dataloader.train.total_batch_size == 8
+    assert cfg.train.checkpointer.period == 4000
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay) == (rate, 0.01)
+    assert cfg.optimizer.params.multipliers == {
+        "head": {"lr_mult": head},
+        "norm": {"decay_mult": 0.0},
+    }
+    assert list(cfg.dataloader.train.mapper.clip_sampler.offsets) == [-9, -6, -3, 0]
+
+
+@pytest.mark.parametrize("weight", [0.5, 3.0])
+def test_frames_without_labels_do_not_count(weight: float) -> None:
     model = tiny_model()
+    assert model.frame_loss_weight == 0.5
+    model.frame_loss_weight = weight
     frames, labels = clip_of(0, 64, 64), torch.randint(0, 5, (1, 4, 64, 64))
     features = model.encode(model.normalize(frames))
     labelled = torch.tensor([[False, True, False, True]])
     losses = model.losses(features, labels, labelled)
     scores = model.decode_head.predict(features["stride4"])[[1, 3]]
-    expected = 0.5 * pixel_cross_entropy(scores, labels[0, [1, 3]])
+    expected = weight * pixel_cross_entropy(scores, labels[0, [1, 3]])
     torch.testing.assert_close(losses["loss_frames"], expected)
     expected = pixel_cross_entropy(model.predict_clip(frames), labels[:, -1])
     torch.testing.assert_close(losses["loss_target"], expected)
