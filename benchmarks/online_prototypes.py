@@ -64,8 +64,9 @@ def stream_online(model: Any, seed: int, capacity: int) -> None:
 def inertias(model: Any, store: PrototypeStore, seed: int) -> dict[str, float]:
     """Mean squared distance of the offline points to the prototypes, offline and online."""
     found: dict[str, list[float]] = {}
+    resize = instantiate(model.cfg.dataloader.test.mapper).resize
     for video in get_video_dicts("toy_val"):
-        images = np.stack([read_image(frame["file_name"]) for frame in video["frames"]])
+        images = np.stack([resize(read_image(frame["file_name"])) for frame in video["frames"]])
         frames = torch.from_numpy(images).permute(0, 3, 1, 2)
         tokens = video_points(model, frames).unflatten(0, (len(frames), -1))
         points = tokens[prototype_frames(len(tokens))].flatten(0, 1)

@@ -105,6 +105,17 @@ def test_schedules_end_with_the_steps_and_all_take_as_many(uses_time: ModuleType
         assert steps == 600
 
 
+def test_methods_that_are_compared_see_the_same_frames(uses_time: ModuleType) -> None:
+    def frames(name: str) -> Any:
+        method = uses_time.METHODS[name]
+        loader = apply_overrides(load_config(method.config), [*method.options]).dataloader
+        return loader.train.mapper.augmentations, loader.test.mapper.resize
+
+    for name, baseline in uses_time.BASELINES.items():
+        assert frames(name) == frames(baseline)
+    assert set(uses_time.METHODS) == {*uses_time.BASELINES, *uses_time.BASELINES.values()}
+
+
 def test_a_second_stage_starts_from_the_weights_of_the_first(
     uses_time: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

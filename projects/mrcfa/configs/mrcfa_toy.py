@@ -12,9 +12,7 @@ dataloader.train.mapper.clip_sampler.offsets = "${model.window}"
 dataloader.train.total_batch_size = 2
 
 model.num_classes = 12
-# Toy videos are 16 to 20 frames long and move fast: nearer references than the published ones.
-model.window = [-3, -2, -1, 0]
-# 96x128 has but 12 tokens of 32x32 pixels. The published share of 0.8 would leave nine.
+# A crop of 96x128 has but 12 tokens of 32x32 pixels. The published share of 0.8 would leave nine.
 model.keep_ratio = 1.0
 # From scratch the frames' own scores must teach the backbone, as SegFormer's do: at a weight of 1
 # the branches, which know less, lead it away.
