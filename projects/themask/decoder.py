@@ -247,7 +247,7 @@ class TemporalDecoder(nn.Module):
             frames = cross_attention(frames, position[:1], key, value, free_empty_rows(forbidden))
             frames = feed_forward(self_attention(frames, position[:1]))
             video = self.aggregation.combine(video, frames.unflatten(0, (-1, num_frames)))
-        if targets is not None:
+        if targets is not None and list(targets) != list(range(num_frames)):
             features = features[:, list(targets)]
             frames = frames.unflatten(0, (-1, num_frames))[:, list(targets)].flatten(0, 1)
         normed = self.decoder_norm1(video)

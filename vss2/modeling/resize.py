@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from vss2.layers.best_class import BestClass
+
 from .losses import resize_scores
 
 # Classes resized together: wide enough for vector instructions over channels, small enough that
@@ -45,17 +47,8 @@ def best_labels(chunks: Iterable[torch.Tensor]) -> torch.Tensor:
     Args:
         chunks: scores [1, k, H, W] of some classes after the others.
     """
-    best = labels = None
-    first = 0
+    best = BestClass()
     for part in chunks:
-        value, index = part[0].max(dim=0)
-        index = index.to(torch.uint8) + first
-        first += part.shape[1]
-        if best is None or labels is None:
-            best, labels = value, index
-        else:
-            labels = torch.where(value > best, index, labels)
-            best = torch.maximum(best, value)
+        best.add(part[0])
         del part  # before the next one is made
-    assert labels is not None
-    return labels
+    return best.labels()
