@@ -99,7 +99,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(weights, tmp_path):
         assert path.read_bytes() == other.read_bytes(), path.name
 
 
-@pytest.mark.skipif(CLIPS is None, reason="VSS2_CLIPS names no folder of real clips")
+@pytest.mark.skipif(not CLIPS, reason="VSS2_CLIPS names no folder of real clips")
 @pytest.mark.parametrize(("clip", "count"), [("bike", 4), ("judo", 16)])
 def test_real_clips(weights, tmp_path, clip, count):
     frames, masks = Path(CLIPS) / "images" / clip, Path(CLIPS) / "masks" / clip

@@ -16,7 +16,7 @@ from vss2.data.image_io import read_image, read_label
 from vss2.projects.sfc import SFC, FrameEncoder
 
 
-@pytest.mark.skipif("VSS2_CLIPS" not in os.environ, reason="VSS2_CLIPS names no folder of clips")
+@pytest.mark.skipif(not os.environ.get("VSS2_CLIPS"), reason="VSS2_CLIPS names no folder of clips")
 def test_judo_propagates_its_first_mask() -> None:
     root = Path(os.environ["VSS2_CLIPS"])
     frames = sorted((root / "images/judo").glob("*.jpg"))
