@@ -25,11 +25,10 @@ from uses_time import LOADERS, QUIET, ROOT, predictions, scored
 import vss2
 from vss2.d2.config import instantiate
 from vss2.data.build import get_video_dicts
-from vss2.data.image_io import read_image
 from vss2.projects.cffm.kmeans import assign
 from vss2.projects.cffm.online import OnlinePrototypes
 from vss2.projects.cffm.prototype_tool import main as cluster
-from vss2.projects.cffm.prototype_tool import prototype_frames, video_points
+from vss2.projects.cffm.prototype_tool import prototype_frames, read_frames, video_points
 from vss2.projects.cffm.prototypes import PrototypeStore
 
 CAPACITIES = (4096, 2048)
@@ -66,8 +65,7 @@ def inertias(model: Any, store: PrototypeStore, seed: int) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     resize = instantiate(model.cfg.dataloader.test.mapper).resize
     for video in get_video_dicts("toy_val"):
-        images = np.stack([resize(read_image(frame["file_name"])) for frame in video["frames"]])
-        frames = torch.from_numpy(images).permute(0, 3, 1, 2)
+        frames = read_frames(video, range(len(video["frames"])), resize)
         tokens = video_points(model, frames).unflatten(0, (len(frames), -1))
         points = tokens[prototype_frames(len(tokens))].flatten(0, 1)
         centers = {"offline": store[video["video_id"]]}

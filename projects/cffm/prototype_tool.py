@@ -41,6 +41,20 @@ def prototype_frames(num_frames: int, count: int = NUM_FRAMES) -> list[int]:
     return [int((k + 0.5) * interval) for k in range(count)]
 
 
+def read_frames(video: dict, positions: Sequence[int], resize: Any) -> torch.Tensor:
+    """Frames of a video dict as the network shall see them, uint8 [T, 3, H, W].
+
+    Args:
+        resize: that of the test mapper; None keeps the frames' own size.
+    """
+    frames = []
+    for position in positions:
+        image = read_image(video["frames"][position]["file_name"])
+        image = image if resize is None else resize(image)
+        frames.append(torch.from_numpy(image).permute(2, 0, 1))
+    return torch.stack(frames)
+
+
 @torch.no_grad()
 def video_points(model: CFFM, frames: torch.Tensor) -> torch.Tensor:
     """Points to cluster, [T*h*w, C], ordered by frame, row and column; frames uint8 [T, 3, H, W].
@@ -151,16 +165,8 @@ def _is_done(output: Path, video: str, clusters: int) -> bool:
 
 
 def _centers(model: CFFM, resize: Any, video: dict, args: argparse.Namespace) -> torch.Tensor:
-    files = [
-        video["frames"][position]["file_name"]
-        for position in prototype_frames(len(video["frames"]))
-    ]
-    frames = []
-    for file in files:
-        image = read_image(file)
-        image = image if resize is None else resize(image)
-        frames.append(torch.from_numpy(image).permute(2, 0, 1))
-    points = video_points(model, torch.stack(frames))
+    positions = prototype_frames(len(video["frames"]))
+    points = video_points(model, read_frames(video, positions, resize))
     start = random_points(points.cpu(), args.clusters, args.seed, video["video_id"])
     return kmeans(points, start.to(points.device)).cpu()
 

@@ -31,7 +31,7 @@ void keep(const float* scores, std::int64_t pixels, std::int64_t classes, std::i
 // lowest class wins among equals. NaN never wins.
 extern "C" void keep_best(const float* scores, std::int64_t pixels, std::int64_t classes,
                           std::int64_t first, float* best, std::uint8_t* labels, int threads) {
-  if (classes == 16) {
+  if (classes == 16) {  // the usual chunk: its loop needs no count at run time
     keep<16>(scores, pixels, classes, first, best, labels, threads);
   } else {
     keep<0>(scores, pixels, classes, first, best, labels, threads);
